@@ -1,0 +1,63 @@
+# Everything a person types. `make up` and `make test` need nothing but Debian 12, Go and root.
+
+SHELL := /bin/bash
+GO ?= go
+BINARIES := init apiserver scheduler controller agent ctl
+export CGO_ENABLED := 0
+
+.PHONY: help deps build images up down test unit api node lint bench clean
+
+help:
+	@echo "make up      deps, build, a one-node cluster, and manifests/hello.yaml served by it"
+	@echo "make down    delete that cluster"
+	@echo "make test    all that CI runs: lint, and the tests of every tier"
+	@echo "make unit | node | lint | bench    one part of it"
+	@echo "make deps    install the missing programs (Debian)"
+	@echo "make build   build the binaries into bin/"
+
+deps:
+	@hack/deps
+
+# One invocation: the linker's work is shared out, and unchanged binaries are left alone.
+build:
+	@mkdir -p bin
+	$(GO) build -ldflags "-s -w" -o bin/ $(addprefix ./cmd/,$(BINARIES))
+
+# Images that need no registry, for the examples and the tests.
+images: bin/images/hello.tar bin/images/hello2.tar
+
+bin/images/hello: $(wildcard test/images/hello/*.go)
+	@mkdir -p bin/images
+	$(GO) build -ldflags "-s -w" -o $@ ./test/images/hello
+
+bin/images/hello.tar: TAG := 1
+bin/images/hello2.tar: TAG := 2
+bin/images/hello.tar bin/images/hello2.tar: bin/images/hello $(wildcard hack/image/*.go)
+	$(GO) run ./hack/image -name skiff.local/hello:$(TAG) -busybox -add bin/images/hello:/hello -entrypoint /hello -o $@
+
+up: deps build images
+	@hack/up
+
+down:
+	@bin/ctl cluster delete skiff
+
+test: deps lint unit node
+
+# Pure logic, and one real apiserver and etcd.
+unit:
+	$(GO) test ./pkg/... ./cmd/... ./test/house/...
+
+# Whole clusters with real containers.
+node: build images
+	$(GO) test -count=1 -timeout 30m ./test/node/...
+
+lint:
+	@test -z "$$(gofmt -l cmd pkg hack test)" || { gofmt -l cmd pkg hack test; echo "gofmt these files"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+bench: deps build images
+	$(GO) run ./hack/bench
+
+clean:
+	rm -rf bin

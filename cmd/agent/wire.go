@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+
+	"skiff/pkg/agent"
+	"skiff/pkg/agent/runtime"
+	"skiff/pkg/component"
+	"skiff/pkg/dns"
+	"skiff/pkg/network"
+	"skiff/pkg/proxy"
+	"skiff/pkg/proxy/nft"
+)
+
+// wiring puts the parts together. Services, endpoint slices and nodes are
+// watched once, for all roles.
+type wiring struct {
+	*options
+	log     *slog.Logger
+	group   component.Group
+	health  *component.Health
+	client  kubernetes.Interface // the node's identity
+	shared  informers.SharedInformerFactory
+	nodeIPs []netip.Addr
+	dnsIPs  []netip.Addr
+	pods    []netip.Prefix
+	svc     []netip.Prefix
+	proxy   *proxy.Proxy
+}
+
+func (o *options) wire(log *slog.Logger) (*wiring, error) {
+	w := &wiring{options: o, log: log, health: &component.Health{}}
+	if err := w.parse(); err != nil {
+		return nil, err
+	}
+	if err := w.connect(); err != nil {
+		return nil, err
+	}
+	for _, role := range []struct {
+		name string
+		add  func() error
+	}{{"proxy", w.addProxy}, {"dns", w.addDNS}, {"pods", w.addPods}} {
+		if slices.Contains(o.roles, role.name) {
+			if err := role.add(); err != nil {
+				return nil, fmt.Errorf("%s: %w", role.name, err)
+			}
+		}
+	}
+	w.group.Add("watches", func(ctx context.Context) error {
+		w.shared.StartWithContext(ctx)
+		<-ctx.Done()
+		w.shared.Shutdown()
+		return nil
+	})
+	return w, nil
+}
+
+func (w *wiring) parse() (err error) {
+	if w.nodeIPs, err = addresses("node-ip", w.options.nodeIPs); err != nil {
+		return err
+	}
+	if w.dnsIPs, err = addresses("cluster-dns", w.clusterDNS); err != nil {
+		return err
+	}
+	if w.pods, err = prefixes("cluster-cidr", w.clusterCIDRs); err != nil {
+		return err
+	}
+	w.svc, err = prefixes("service-cluster-ip-range", w.serviceCIDRs)
+	return err
+}
+
+func (w *wiring) connect() error {
+	config, err := w.options.client.Config("kubelet")
+	if err != nil {
+		return err
+	}
+	if w.client, err = kubernetes.NewForConfig(config); err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	if len(w.nodeIPs) == 0 {
+		ip, err := ownAddress(config.Host)
+		if err != nil {
+			return fmt.Errorf("--node-ip is not given, and %w", err)
+		}
+		w.nodeIPs = []netip.Addr{ip}
+	}
+	watcher := component.Client{Kubeconfig: w.proxyKubeconfig, Master: w.options.client.Master}
+	if config, err = watcher.Config("kube-proxy"); err != nil {
+		return err
+	}
+	proxyClient, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	w.shared = informers.NewSharedInformerFactory(proxyClient, 0)
+	return nil
+}
+
+// ownAddress is the address from which this machine talks to the apiserver. No
+// packet is sent to find out.
+func ownAddress(server string) (netip.Addr, error) {
+	u, err := url.Parse(server)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	conn, err := net.Dial("udp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("no address leads to %s: %w", server, err)
+	}
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), nil
+}
+
+func (w *wiring) addProxy() error {
+	programmer, err := nft.New(nft.Config{PodCIDRs: w.pods, ServiceCIDRs: w.svc})
+	if err != nil {
+		return err
+	}
+	config := proxy.Config{
+		NodeName: w.nodeName, Programmer: programmer, Logger: w.log,
+		Services:       w.shared.Core().V1().Services().Informer(),
+		EndpointSlices: w.shared.Discovery().V1().EndpointSlices().Informer(),
+		Nodes:          w.shared.Core().V1().Nodes().Informer(),
+	}
+	if slices.Contains(w.roles, "dns") {
+		config.OwnAddresses = w.dnsIPs
+	}
+	w.proxy = proxy.New(config)
+	w.health.Ready("proxy", w.proxy.Ready)
+	w.group.Add("proxy", w.proxy.Run)
+	return nil
+}
+
+func (w *wiring) addDNS() error {
+	if len(w.dnsIPs) == 0 {
+		w.log.Info("no --cluster-dns: names are not served")
+		return nil
+	}
+	packets, listeners, err := dns.Inherited("dns-udp", "dns-tcp")
+	if err != nil {
+		return err
+	}
+	var upstreams []netip.AddrPort
+	for _, text := range w.dnsUpstreams {
+		a, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return fmt.Errorf("--dns-upstreams: %w", err)
+		}
+		upstreams = append(upstreams, a)
+	}
+	config := dns.Config{
+		Domain: w.clusterDomain, PacketConns: packets, Listeners: listeners, Upstreams: upstreams, ResolvConf: w.resolvConf,
+		Services:       w.shared.Core().V1().Services().Informer(),
+		EndpointSlices: w.shared.Discovery().V1().EndpointSlices().Informer(),
+		Logger:         w.log,
+	}
+	if len(packets) == 0 {
+		for _, ip := range w.dnsIPs {
+			config.Addresses = append(config.Addresses, netip.AddrPortFrom(ip, 53))
+		}
+	}
+	server := dns.New(config)
+	w.health.Ready("dns", server.Ready)
+	w.group.Add("dns", server.Run)
+	return nil
+}
+
+func (w *wiring) addPods() error {
+	pods := network.New(network.Config{
+		NodeName: w.nodeName, StateDir: filepath.Join(w.rootDir, "network"), ClusterCIDRs: w.pods, ServiceCIDRs: w.svc,
+		Nodes: w.shared.Core().V1().Nodes().Informer(), Logger: w.log,
+	})
+	w.group.Add("network", pods.Run)
+	w.health.Ready("network", pods.Ready)
+	taints, err := parseTaints(w.taints)
+	if err != nil {
+		return err
+	}
+	reserved, err := quantities(w.reserved)
+	if err != nil {
+		return err
+	}
+	config := agent.Config{
+		Client: w.client, NodeName: w.nodeName, NodeIPs: w.nodeIPs, Network: pods,
+		Services: w.shared.Core().V1().Services().Informer(),
+		Runtime:  runtime.Config{Address: w.containerd, RunDir: w.runDir, InitPath: w.initPath, CgroupParent: w.cgroupRoot, PoolSize: w.poolSize},
+		RootDir:  w.rootDir, LogDir: w.logDir, HostsDir: w.hostsDir, ResolvConf: w.resolvConf,
+		ClusterDNS: w.clusterDNS, ClusterDomain: w.clusterDomain, PodPidsLimit: w.podPids,
+		Node: agent.NodeConfig{Labels: w.labels, Taints: taints, MaxPods: w.maxPods, Reserved: reserved, ProviderID: w.providerID},
+		Server: agent.ServerConfig{Address: w.address, Port: w.port, CertFile: w.certFile, KeyFile: w.keyFile, ClientCAFile: w.clientCA,
+			Health: w.health},
+		Log: w.log,
+	}
+	if w.proxy != nil {
+		config.Release = w.release
+	}
+	a, err := agent.New(config)
+	if err != nil {
+		return err
+	}
+	w.group.Add("pods", a.Run)
+	return nil
+}
+
+// release waits until this node sends no new connections to a pod.
+func (w *wiring) release(ctx context.Context, pod *corev1.Pod) {
+	var ips []netip.Addr
+	for _, p := range pod.Status.PodIPs {
+		if ip, err := netip.ParseAddr(p.IP); err == nil {
+			ips = append(ips, ip)
+		}
+	}
+	if err := w.proxy.Drained(ctx, pod.UID, ips...); err != nil {
+		w.log.Debug("pod goes undrained", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	}
+}

@@ -1,0 +1,233 @@
+// Command apiserver serves the Kubernetes API over the objects in etcd: in the
+// cluster that --etcd-servers names, or in a member of its own, embedded in this
+// process. Its flags are kube-apiserver's, as far as they apply.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"skiff/pkg/api"
+	"skiff/pkg/api/catalogue"
+	"skiff/pkg/apiserver"
+	"skiff/pkg/apiserver/stream"
+	"skiff/pkg/component"
+	"skiff/pkg/etcd"
+	"skiff/pkg/store"
+)
+
+func main() { component.Main(command()) }
+
+// options are the flags.
+type options struct {
+	logging component.Logging
+
+	bindAddress, advertiseAddress string
+	port                          int
+	certFile, keyFile             string
+
+	etcdServers                  []string
+	etcdCA, etcdCert, etcdKey    string
+	compaction                   time.Duration
+	member                       memberOptions
+	serviceRange, nodePorts      string
+	kubelet                      stream.Config
+	security                     apiserver.Security
+	anonymous                    bool
+	requestTimeout, drainTimeout time.Duration
+	minRequestTimeout            int
+	maxInFlight, maxMutating     int
+	eventTTL                     time.Duration
+}
+
+func command() *cobra.Command {
+	o := &options{}
+	c := &cobra.Command{
+		Use:   "apiserver",
+		Short: "serve the Kubernetes API",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
+	}
+	f := c.Flags()
+	o.logging.AddFlags(f)
+	f.StringVar(&o.bindAddress, "bind-address", "0.0.0.0", "address to serve HTTPS on")
+	f.IntVar(&o.port, "secure-port", 6443, "port to serve HTTPS on")
+	f.StringVar(&o.advertiseAddress, "advertise-address", "", "address at which other members of the cluster reach this server; empty is the bind address, or the host's first address")
+	f.StringVar(&o.certFile, "tls-cert-file", "", "file with the serving certificate; read again when it changes")
+	f.StringVar(&o.keyFile, "tls-private-key-file", "", "file with the serving certificate's key")
+	f.StringVar(&o.security.ClientCAFile, "client-ca-file", "", "file with the authorities whose client certificates name users")
+	f.BoolVar(&o.anonymous, "anonymous-auth", true, "let requests without credentials be those of system:anonymous")
+
+	f.StringSliceVar(&o.etcdServers, "etcd-servers", nil, "etcd servers (scheme://host:port); without any, an embedded member is started")
+	f.StringVar(&o.etcdCA, "etcd-cafile", "", "file with the authority of etcd's certificates")
+	f.StringVar(&o.etcdCert, "etcd-certfile", "", "file with this server's certificate for etcd")
+	f.StringVar(&o.etcdKey, "etcd-keyfile", "", "file with the key of --etcd-certfile")
+	f.DurationVar(&o.compaction, "etcd-compaction-interval", 5*time.Minute, "interval of etcd's compaction; 0 is never")
+	o.member.addFlags(f)
+
+	f.StringSliceVar(&o.security.KeyFiles, "service-account-key-file", nil, "file with keys that verify service account tokens; may be repeated; empty is the signing key")
+	f.StringVar(&o.security.SigningKeyFile, "service-account-signing-key-file", "", "file with the key that signs service account tokens")
+	f.StringSliceVar(&o.security.Issuers, "service-account-issuer", nil, "issuer of service account tokens; may be repeated, the first one signs")
+	f.StringVar(&o.security.KeysURI, "service-account-jwks-uri", "", "where others find the keys of the issuer; empty is this server")
+	f.StringSliceVar(&o.security.Audiences, "api-audiences", nil, "audiences of this server in service account tokens; empty is the issuer")
+	f.DurationVar(&o.security.MaxExpiration, "service-account-max-token-expiration", 0, "longest validity of a service account token; 0 is no limit")
+	f.BoolVar(&o.security.ExtendExpiration, "service-account-extend-token-expiration", true, "let the tokens of pods' default volumes live for a year, for clients that read them only once")
+
+	f.StringVar(&o.serviceRange, "service-cluster-ip-range", "10.96.0.0/12", "range of services' cluster IPs (IPv4)")
+	f.StringVar(&o.nodePorts, "service-node-port-range", "30000-32767", "range of services' node ports, both ends included")
+	f.StringVar(&o.kubelet.CertFile, "kubelet-client-certificate", "", "file with this server's client certificate for the nodes' agents")
+	f.StringVar(&o.kubelet.KeyFile, "kubelet-client-key", "", "file with the key of --kubelet-client-certificate")
+	f.StringVar(&o.kubelet.CAFile, "kubelet-certificate-authority", "", "file with the authority of the agents' serving certificates")
+	f.DurationVar(&o.eventTTL, "event-ttl", time.Hour, "how long events are kept")
+
+	f.DurationVar(&o.requestTimeout, "request-timeout", time.Minute, "how long a request may take that is no watch or stream")
+	f.IntVar(&o.minRequestTimeout, "min-request-timeout", 1800, "seconds that a watch without a timeout of its own lasts at least")
+	f.IntVar(&o.maxInFlight, "max-requests-inflight", 400, "reading requests served at the same time")
+	f.IntVar(&o.maxMutating, "max-mutating-requests-inflight", 200, "writing requests served at the same time")
+	f.DurationVar(&o.drainTimeout, "shutdown-timeout", 10*time.Second, "how long running requests may take when the server stops")
+	c.AddCommand(memberCommand())
+	return c
+}
+
+func (o *options) run(ctx context.Context) error {
+	logger, err := o.logging.Logger(os.Stderr, "apiserver")
+	if err != nil {
+		return err
+	}
+	cfg, err := o.config()
+	if err != nil {
+		return err
+	}
+	cfg.Logger = logger
+	var group component.Group
+	client, err := o.openEtcd(ctx, &group)
+	if err != nil {
+		return err
+	}
+	rows := catalogue.Default()
+	o.keepEvents(rows)
+	every := o.compaction
+	if every == 0 {
+		every = -1
+	}
+	st := store.New(store.Config{
+		Client: client, CompactEvery: every, Log: logger,
+		Stored: func(k *api.Kind) *api.Kind { return rows.View().Stored(k) },
+	})
+	cfg.Catalogue, cfg.Store, cfg.Etcd = rows, st, client
+	if err := apiserver.Secure(cfg, o.security); err != nil {
+		return err
+	}
+	group.Add("store", st.Run)
+	group.Add("apiserver", func(ctx context.Context) error { return apiserver.Run(ctx, *cfg) })
+	return group.Run(ctx)
+}
+
+// config turns flags into what the server wants, without its etcd.
+func (o *options) config() (*apiserver.Config, error) {
+	if o.certFile == "" || o.keyFile == "" {
+		return nil, errors.New("--tls-cert-file and --tls-private-key-file are required")
+	}
+	if o.security.SigningKeyFile == "" || len(o.security.Issuers) == 0 {
+		return nil, errors.New("--service-account-signing-key-file and --service-account-issuer are required")
+	}
+	o.security.NoAnonymous = !o.anonymous
+	prefix, err := netip.ParsePrefix(o.serviceRange)
+	if err != nil || !prefix.Addr().Is4() {
+		return nil, fmt.Errorf("--service-cluster-ip-range: %q is no IPv4 range", o.serviceRange)
+	}
+	var ports [2]int
+	if _, err := fmt.Sscanf(o.nodePorts, "%d-%d", &ports[0], &ports[1]); err != nil || ports[0] < 1 || ports[1] > 65535 || ports[0] > ports[1] {
+		return nil, fmt.Errorf("--service-node-port-range: %q is not <first>-<last>", o.nodePorts)
+	}
+	advertise, err := o.advertised()
+	if err != nil {
+		return nil, err
+	}
+	return &apiserver.Config{
+		BindAddress: o.bindAddress, Port: o.port, AdvertiseAddress: advertise, AdvertisePort: o.port,
+		CertFile: o.certFile, KeyFile: o.keyFile,
+		ServiceRange: prefix.Masked(), NodePorts: ports, Kubelet: o.kubelet,
+		RequestTimeout: o.requestTimeout, MinWatch: time.Duration(o.minRequestTimeout) * time.Second,
+		MaxReading: o.maxInFlight, MaxMutating: o.maxMutating, DrainTimeout: o.drainTimeout,
+		Ready: func(address net.Addr) { slog.Info("serving", "address", address.String()) },
+	}, nil
+}
+
+// advertised is the address that others find in the kubernetes service's endpoints.
+func (o *options) advertised() (netip.Addr, error) {
+	text := o.advertiseAddress
+	if text == "" {
+		text = o.bindAddress
+	}
+	address, err := netip.ParseAddr(text)
+	if err != nil {
+		return address, fmt.Errorf("--advertise-address: %w", err)
+	}
+	if !address.IsUnspecified() {
+		return address, nil
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return address, fmt.Errorf("find an address to advertise: %w", err)
+	}
+	for _, a := range own {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Is4() && prefix.Addr().IsGlobalUnicast() {
+			return prefix.Addr(), nil
+		}
+	}
+	return address, errors.New("no address to advertise: set --advertise-address")
+}
+
+// keepEvents sets how long events live.
+func (o *options) keepEvents(rows *api.Catalogue) {
+	for _, k := range rows.View().Kinds() {
+		if k.Resource == "events" {
+			k.TTL = func(api.Object) time.Duration { return o.eventTTL }
+		}
+	}
+}
+
+// openEtcd returns a client to the servers that flags name, or to a member that it starts.
+func (o *options) openEtcd(ctx context.Context, group *component.Group) (*clientv3.Client, error) {
+	if len(o.etcdServers) == 0 {
+		member, err := o.member.start(ctx)
+		if err != nil {
+			return nil, err
+		}
+		group.Add("etcd", member.Run)
+		return member.Client(), nil
+	}
+	config := etcd.DialConfig{Endpoints: o.etcdServers}
+	if o.etcdCA != "" || o.etcdCert != "" {
+		config.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if o.etcdCA != "" {
+		pem, err := os.ReadFile(o.etcdCA)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-cafile: %w", err)
+		}
+		config.TLS.RootCAs = x509.NewCertPool()
+		if !config.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("--etcd-cafile: no certificate in %s", o.etcdCA)
+		}
+	}
+	if o.etcdCert != "" {
+		config.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(o.etcdCert, o.etcdKey)
+			return &pair, err
+		}
+	}
+	return etcd.Dial(config)
+}

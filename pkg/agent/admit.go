@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+
+	"skiff/pkg/agent/volume"
+)
+
+// counted adds a pod to those whose requests admission counts.
+func (a *Agent) counted(pod *v1.Pod) {
+	a.mu.Lock()
+	a.used[pod.UID] = pod
+	a.mu.Unlock()
+}
+
+// admit says why this node can't run a pod at all; nil: it can try. What it
+// refuses here it could never do; the pod fails, and whoever made it may make another.
+func (a *Agent) admit(pod *v1.Pod) *Outcome {
+	if reason := unsupported(pod, a.runtime.Host().AppArmor); reason != nil {
+		return reason
+	}
+	return nil
+}
+
+// unsupported looks for what can't be honoured.
+func unsupported(pod *v1.Pod, appArmor bool) *Outcome {
+	refuse := func(reason, format string, args ...any) *Outcome {
+		return &Outcome{Reason: reason, Message: "Pod was rejected: " + fmt.Sprintf(format, args...)}
+	}
+	if pod.Spec.OS != nil && pod.Spec.OS.Name != v1.Linux {
+		return refuse("PodOSNotSupported", "pod's OS field doesn't match node's OS")
+	}
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+		return refuse("UserNamespacesNotSupported", "user namespaces (hostUsers: false) are not supported by this node")
+	}
+	if len(pod.Spec.ResourceClaims) > 0 {
+		return refuse("ResourceClaimsNotSupported", "dynamic resource allocation is not supported by this node")
+	}
+	if sc := pod.Spec.SecurityContext; sc != nil {
+		for _, s := range sc.Sysctls {
+			if message := sysctlProblem(pod, s.Name); message != "" {
+				return refuse("SysctlForbidden", "%s", message)
+			}
+		}
+	}
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			for _, resources := range []v1.ResourceList{c.Resources.Limits, c.Resources.Requests} {
+				for name := range resources {
+					if extended(name) {
+						return refuse("UnexpectedAdmissionError", "Allocate failed due to no devices of %s, which is unexpected", name)
+					}
+				}
+			}
+			if len(c.VolumeDevices) > 0 {
+				return refuse("VolumeDevicesNotSupported", "block devices of container %s are not supported by this node", c.Name)
+			}
+		}
+	}
+	if !appArmor && wantsAppArmor(pod) {
+		return refuse("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")
+	}
+	return nil
+}
+
+// extended says whether a resource is one that some device plugin would have to provide.
+func extended(name v1.ResourceName) bool {
+	switch name {
+	case v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage:
+		return false
+	}
+	return true
+}
+
+func wantsAppArmor(pod *v1.Pod) bool {
+	enforced := func(p *v1.AppArmorProfile) bool { return p != nil && p.Type == v1.AppArmorProfileTypeLocalhost }
+	if pod.Spec.SecurityContext != nil && enforced(pod.Spec.SecurityContext.AppArmorProfile) {
+		return true
+	}
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			if sc := list[i].SecurityContext; sc != nil && enforced(sc.AppArmorProfile) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// safeSysctls are those that pods may set without the node's owner allowing it:
+// they are namespaced, and isolated between pods.
+var safeSysctls = map[string]bool{
+	"kernel.shm_rmid_forced": true, "net.ipv4.ip_local_port_range": true, "net.ipv4.tcp_syncookies": true,
+	"net.ipv4.ping_group_range": true, "net.ipv4.ip_unprivileged_port_start": true, "net.ipv4.ip_local_reserved_ports": true,
+	"net.ipv4.tcp_keepalive_time": true, "net.ipv4.tcp_fin_timeout": true, "net.ipv4.tcp_keepalive_intvl": true,
+	"net.ipv4.tcp_keepalive_probes": true, "net.ipv4.tcp_rmem": true, "net.ipv4.tcp_wmem": true,
+}
+
+func sysctlProblem(pod *v1.Pod, name string) string {
+	plain := strings.ReplaceAll(name, "/", ".")
+	ipc := strings.HasPrefix(plain, "kernel.shm") || strings.HasPrefix(plain, "kernel.msg") || strings.HasPrefix(plain, "fs.mqueue.")
+	switch {
+	case !safeSysctls[plain]:
+		return fmt.Sprintf("forbidden sysctl: %q not allowlisted", name)
+	case ipc && pod.Spec.HostIPC:
+		return fmt.Sprintf("forbidden sysctl: %q not allowed with host ipc enabled", name)
+	case strings.HasPrefix(plain, "net.") && pod.Spec.HostNetwork:
+		return fmt.Sprintf("forbidden sysctl: %q not allowed with host net enabled", name)
+	}
+	return ""
+}
+
+// newVolumes serves what needs no source: cleaning up.
+func newVolumes(a *Agent) *volume.Volumes { return volume.New(a.cfg.RootDir, nil) }

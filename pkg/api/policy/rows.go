@@ -1,0 +1,28 @@
+// Package policy holds the catalogue's rows of the group policy (pod disruption budgets).
+package policy
+
+import (
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+
+	"skiff/pkg/api"
+)
+
+var gv = policyv1.SchemeGroupVersion
+
+// Kinds returns the group's rows.
+func Kinds() []*api.Kind {
+	return []*api.Kind{podDisruptionBudgetKind()}
+}
+
+func podDisruptionBudgetKind() *api.Kind {
+	return api.Define[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList](gv, "poddisruptionbudgets", api.Kind{
+		ShortNames:     []string{"pdb"},
+		Namespaced:     true,
+		HasGeneration:  true,
+		NameValidation: validation.NameIsDNSSubdomain,
+		Subresources:   map[string]*api.Subresource{"status": api.StatusView()},
+		Columns:        budgetColumns,
+		Cells:          budgetCells,
+	})
+}

@@ -1,0 +1,27 @@
+package storage
+
+import (
+	"context"
+
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"skiff/pkg/api"
+)
+
+// preventPodSchedulingIfMissing (KEP-5030) is alpha in 1.36, and not taken.
+
+func prepareDriverCreate(_ context.Context, obj api.Object) {
+	obj.(*storagev1.CSIDriver).Spec.PreventPodSchedulingIfMissing = nil
+}
+
+// prepareDriverUpdate: a driver's generation is 0 until its first change.
+func prepareDriverUpdate(_ context.Context, obj, old api.Object) {
+	d, was := obj.(*storagev1.CSIDriver), old.(*storagev1.CSIDriver)
+	if was.Spec.PreventPodSchedulingIfMissing == nil {
+		d.Spec.PreventPodSchedulingIfMissing = nil
+	}
+	if !equality.Semantic.DeepEqual(&d.Spec, &was.Spec) {
+		d.Generation = was.Generation + 1
+	}
+}

@@ -1,0 +1,13 @@
+// Package admission completes and refuses writes after they were authorized, by the
+// plugins that Kubernetes has on by default and in its order.
+//
+// A [Chain] runs twice per write: Mutate before the object is validated, Validate after
+// that. Each plugin is a pure function of the write ([request.Attributes]) and of what
+// it reads of the cluster, in a file of its own; [New] lists them. A plugin refuses with
+// the status error that the client gets, usually 403 Forbidden.
+//
+// Not here: ResourceQuota, StorageObjectInUseProtection, webhooks and admission
+// policies, and the plugins that Kubernetes leaves off by default.
+//
+// Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/.
+package admission

@@ -1,0 +1,20 @@
+// Package authn finds out who makes a request.
+//
+// An [Authenticator] looks for a client certificate ([Certificates]), then for a
+// bearer token ([Tokens]); the first that is there decides. A request with neither is
+// system:anonymous; a request with bad credentials is refused, not made anonymous.
+//
+// Tokens are the bound service account tokens of Kubernetes: signed JWTs that name a
+// service account and usually a pod, and that hold only as long as those exist. An
+// [Issuer] signs them for TokenRequest; the same keys are published for others to
+// verify with ([Discovery]). What was verified once is remembered, so that a request
+// costs a hash and two look-ups in memory.
+//
+// [Impersonate] turns a user into another, where the first has the right to.
+//
+// Not here: token webhooks, OIDC of other issuers, static token files, front proxies'
+// request headers, constrained impersonation (KEP-5284), and the tokens without an end
+// that secrets of type service-account-token hold.
+//
+// Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/.
+package authn

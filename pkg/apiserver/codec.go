@@ -1,0 +1,131 @@
+package apiserver
+
+import (
+	"encoding/hex"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff/pkg/api"
+	"skiff/pkg/apiserver/request"
+)
+
+// codec decodes request bodies and encodes objects that don't come from the store,
+// for all kinds that are Go types.
+type codec struct {
+	// media are the wire formats: JSON, YAML, protobuf.
+	media []runtime.SerializerInfo
+}
+
+func newCodec() *codec {
+	return &codec{media: api.Codecs.SupportedMediaTypes()}
+}
+
+// info returns the serializers of a media type without parameters; nil if there are none.
+func (c *codec) info(mediaType string) *runtime.SerializerInfo {
+	for i := range c.media {
+		if c.media[i].MediaType == mediaType {
+			return &c.media[i]
+		}
+	}
+	return nil
+}
+
+func (c *codec) mediaTypes() []string {
+	types := make([]string, len(c.media))
+	for i := range c.media {
+		types[i] = c.media[i].MediaType
+	}
+	return types
+}
+
+// bodyFormat returns the serializers for a request's Content-Type.
+func (c *codec) bodyFormat(r *http.Request) (*runtime.SerializerInfo, error) {
+	header := r.Header.Get("Content-Type")
+	if header == "" {
+		header = runtime.ContentTypeJSON
+	}
+	if mediaType, _, err := mime.ParseMediaType(header); err == nil {
+		if info := c.info(mediaType); info != nil {
+			return info, nil
+		}
+	}
+	return nil, unsupportedMediaType(c.mediaTypes())
+}
+
+// decode reads an object of the kind gvk into a fresh object. Strictness is the
+// fieldValidation directive: what is unknown or doubled is an error (Strict), a
+// warning (Warn, and the empty string), or passed over (Ignore).
+func (c *codec) decode(r *http.Request, info *runtime.SerializerInfo, body []byte, gvk schema.GroupVersionKind, into runtime.Object, validation string) (runtime.Object, error) {
+	decoder := info.Serializer
+	if validation != metav1.FieldValidationIgnore {
+		decoder = info.StrictSerializer
+	}
+	obj, actual, err := decoder.Decode(body, &gvk, into)
+	if err != nil {
+		strict, isStrict := runtime.AsStrictDecodingError(err)
+		if !isStrict || obj == nil || validation == metav1.FieldValidationStrict {
+			return nil, decodeError(err, gvk, actual, body)
+		}
+		warnStrict(r, strict.Errors())
+	}
+	if actual.Kind != gvk.Kind {
+		err := fmt.Errorf("converting (%s) to (%s): unknown conversion", goName(actual), goName(&gvk))
+		return nil, decodeError(err, gvk, actual, body)
+	}
+	if actual.GroupVersion() != gvk.GroupVersion() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
+			actual.GroupVersion(), gvk.GroupVersion()))
+	}
+	return obj, nil
+}
+
+// goName is how a conversion error of Kubernetes names a type.
+func goName(gvk *schema.GroupVersionKind) string { return gvk.Version + "." + gvk.Kind }
+
+func decodeError(err error, want schema.GroupVersionKind, actual *schema.GroupVersionKind, body []byte) error {
+	if actual != nil && actual.Kind != "" {
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", actual.Kind, actual.Version, want.Kind, err))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, summary(body)))
+}
+
+// summary shows the beginning of a body that couldn't be read.
+func summary(body []byte) string {
+	const most = 30
+	short, more := body, ""
+	if len(body) > most {
+		short, more = body[:most], " ..."
+	}
+	switch {
+	case len(body) == 0:
+		return "<empty>"
+	case body[0] == '{':
+		return string(short) + more
+	}
+	return hex.EncodeToString(short) + more
+}
+
+// warnStrict sends each violation of strict decoding as a warning. YAML's come
+// as one error of several lines.
+func warnStrict(r *http.Request, violations []error) {
+	for _, violation := range violations {
+		text := violation.Error()
+		lines := []string{text}
+		for _, prefix := range []string{"yaml: unmarshal errors:\n", "error converting YAML to JSON: yaml: unmarshal errors:\n"} {
+			if rest, ok := strings.CutPrefix(text, prefix); ok {
+				lines = strings.Split(rest, "\n")
+				break
+			}
+		}
+		for _, line := range lines {
+			request.Warn(r.Context(), strings.TrimSpace(line))
+		}
+	}
+}

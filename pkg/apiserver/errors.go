@@ -1,0 +1,101 @@
+package apiserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff/pkg/apiserver/request"
+)
+
+// status turns an error into what the client shall see. Errors that aren't statuses
+// are failures of the server, and are logged.
+func status(ctx context.Context, logger *slog.Logger, err error) *metav1.Status {
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		s := known.Status()
+		if s.Status == "" {
+			s.Status = metav1.StatusFailure
+		}
+		if s.Code == 0 {
+			s.Code = http.StatusInternalServerError
+		}
+		return &s
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		s := apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0).Status()
+		return &s
+	case errors.Is(err, context.Canceled):
+		// The client went away, or the server is stopping.
+		s := apierrors.NewServiceUnavailable("the request was cancelled").Status()
+		return &s
+	}
+	logger.Error("request failed", "error", err, "audit", request.AuditIDFrom(ctx))
+	return &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error()}
+}
+
+// writeError answers with the status of err, in the format the client accepts.
+func (s *server) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	st := status(r.Context(), s.logger, err)
+	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(st.Details.RetryAfterSeconds)))
+	}
+	if st.Code == http.StatusNoContent {
+		w.WriteHeader(int(st.Code))
+		return
+	}
+	s.writeStatus(w, r, st)
+}
+
+func (s *server) writeStatus(w http.ResponseWriter, r *http.Request, st *metav1.Status) {
+	st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	accepted := s.codec.accept(r, nil)
+	if accepted == nil {
+		// Errors are sent even to whom asked for a format that there isn't.
+		accepted = &accept{info: s.codec.info(runtime.ContentTypeJSON)}
+	}
+	s.writeObject(w, r, int(st.Code), accepted, st)
+}
+
+// writePlainStatus answers before there is a server to negotiate with.
+func writePlainStatus(w http.ResponseWriter, st metav1.Status) {
+	st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	w.Header().Set("Content-Type", runtime.ContentTypeJSON)
+	w.WriteHeader(int(st.Code))
+	body, err := json.Marshal(st)
+	if err == nil {
+		_, _ = w.Write(append(body, '\n'))
+	}
+}
+
+func notFoundPath() error {
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, true)
+}
+
+func unsupportedMediaType(accepted []string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status:  metav1.StatusFailure,
+		Code:    http.StatusUnsupportedMediaType,
+		Reason:  metav1.StatusReasonUnsupportedMediaType,
+		Message: "the body of the request was in an unknown format - accepted media types include: " + strings.Join(accepted, ", "),
+	}}
+}
+
+func notAcceptable(message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status:  metav1.StatusFailure,
+		Code:    http.StatusNotAcceptable,
+		Reason:  metav1.StatusReasonNotAcceptable,
+		Message: message,
+	}}
+}

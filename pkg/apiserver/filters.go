@@ -1,0 +1,255 @@
+package apiserver
+
+import (
+	"bufio"
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"skiff/pkg/apiserver/authn"
+	"skiff/pkg/apiserver/authz"
+	"skiff/pkg/apiserver/request"
+)
+
+// filters wraps what every request passes through, outermost last.
+func (s *server) filters(next http.Handler) http.Handler {
+	next = s.authorize(next)
+	next = s.authenticate(next)
+	next = s.bound(next)
+	next = s.inFlight(next)
+	next = s.observe(next)
+	next = s.identify(next)
+	return s.survive(next)
+}
+
+// survive keeps a panic to its request.
+func (s *server) survive(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			reason := recover()
+			if reason == nil {
+				return
+			}
+			if reason == http.ErrAbortHandler {
+				panic(reason)
+			}
+			s.logger.Error("panic in a handler", "panic", reason, "method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
+			http.Error(w, "This request caused apiserver to panic. Look in the logs for details.", http.StatusInternalServerError)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// identify gives a request its audit id, its parsed path, and a place for warnings.
+func (s *server) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("Audit-ID")
+		if id == "" || len(id) > 64 {
+			id = string(uuid.NewUUID())
+		}
+		w.Header().Set("Audit-Id", id)
+		w.Header().Set("Cache-Control", "no-cache, private")
+		info, err := request.Parse(r)
+		if err != nil {
+			s.writeError(w, r, apierrors.NewBadRequest(err.Error()))
+			return
+		}
+		ctx := request.WithInfo(request.WithAuditID(r.Context(), id), info)
+		warnings := &warnings{header: w.Header(), seen: map[string]bool{}}
+		ctx = request.WithWarn(ctx, warnings.add)
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// warnings puts each text once into a Warning header (RFC 7234 §5.5, code 299), up to a total size.
+type warnings struct {
+	header http.Header
+	seen   map[string]bool
+	size   int
+}
+
+// maxWarnings is how many bytes of warnings a response carries: a proxy may refuse headers above that.
+const maxWarnings = 4 << 10
+
+func (w *warnings) add(text string) {
+	if w.seen[text] {
+		return
+	}
+	w.seen[text] = true
+	value, err := utilnet.NewWarningHeader(299, "-", text)
+	if err != nil || w.size+len(value) > maxWarnings {
+		return
+	}
+	w.size += len(value)
+	w.header.Add("Warning", value)
+}
+
+// inFlight refuses what is too much at once. Long-running requests don't count, and the
+// system's own administrators get through always, to see what is going on.
+func (s *server) inFlight(next http.Handler) http.Handler {
+	reading := make(chan struct{}, s.cfg.MaxReading)
+	mutating := make(chan struct{}, s.cfg.MaxMutating)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info := request.InfoFrom(r.Context())
+		if info.LongRunning() || !info.IsResourceRequest {
+			next.ServeHTTP(w, r)
+			return
+		}
+		slots, name := mutating, "mutating"
+		switch info.Verb {
+		case "get", "list", "watch":
+			slots, name = reading, "readOnly"
+		}
+		select {
+		case slots <- struct{}{}:
+			s.metrics.inFlight.WithLabelValues(name).Set(float64(len(slots)))
+			defer func() {
+				<-slots
+				s.metrics.inFlight.WithLabelValues(name).Set(float64(len(slots)))
+			}()
+			next.ServeHTTP(w, r)
+		default:
+			w.Header().Set("Retry-After", "1")
+			s.writeError(w, r, apierrors.NewTooManyRequests("Too many requests, please try again later.", 1))
+		}
+	})
+}
+
+// bound limits the time of what isn't long-running, to the client's ?timeout if that is less.
+func (s *server) bound(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info := request.InfoFrom(r.Context())
+		if info.LongRunning() {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(s.stopping, cancel)()
+			next.ServeHTTP(w, r.WithContext(ctx))
+			return
+		}
+		limit := s.cfg.RequestTimeout
+		if text := r.URL.Query().Get("timeout"); text != "" {
+			asked, err := time.ParseDuration(text)
+			if err != nil {
+				s.writeError(w, r, apierrors.NewBadRequest("invalid timeout specified in the request URL - "+err.Error()))
+				return
+			}
+			if asked > 0 {
+				limit = min(limit, asked)
+			}
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
+		defer cancel()
+		// A body that never ends must not hold the request for longer.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// authenticate finds out who asks, and whom for.
+func (s *server) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, err := s.cfg.Authenticator.Authenticate(r)
+		if err != nil {
+			s.logger.Debug("authentication failed", "error", err, "path", r.URL.Path)
+			s.writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
+			return
+		}
+		other, err := authn.Impersonate(r.Header, func(info *request.Info) error { return s.may(r.Context(), user, info) })
+		if err != nil {
+			s.writeError(w, r, err)
+			return
+		}
+		if other != nil {
+			user = other
+		}
+		next.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), user)))
+	})
+}
+
+func (s *server) authorize(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx := r.Context()
+		if err := s.may(ctx, request.UserFrom(ctx), request.InfoFrom(ctx)); err != nil {
+			w.Header().Set("X-Content-Type-Options", "nosniff")
+			s.writeError(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// may returns the refusal of what a user may not do.
+func (s *server) may(ctx context.Context, user *request.User, info *request.Info) error {
+	verdict := s.cfg.Authorizer.Authorize(ctx, user, info)
+	if verdict.Allowed {
+		return nil
+	}
+	return authz.Forbidden(user, info, verdict.Reason())
+}
+
+// observe counts and logs what was answered.
+func (s *server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		seen := &statusWriter{ResponseWriter: w}
+		info := request.InfoFrom(r.Context())
+		if info.LongRunning() {
+			running := s.metrics.longRunning.WithLabelValues(longRunningLabels(info)...)
+			running.Inc()
+			defer running.Dec()
+		}
+		defer func() {
+			s.metrics.request(info, r, seen.code(), time.Since(began))
+			if s.logger.Enabled(r.Context(), slog.LevelDebug) {
+				s.logger.Debug("request", "verb", info.Verb, "uri", r.RequestURI, "code", seen.code(), "took", time.Since(began), "agent", r.UserAgent(),
+					"audit", request.AuditIDFrom(r.Context()))
+			}
+		}()
+		next.ServeHTTP(seen, r)
+	})
+}
+
+// statusWriter remembers the status that was sent.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(code int) {
+	if w.status == 0 && code >= 200 || code == http.StatusSwitchingProtocols {
+		w.status = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *statusWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Hijack and Flush are for those who don't ask http.ResponseController.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Flush sends what was written.
+func (w *statusWriter) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+
+// Unwrap lets http.ResponseController find what the connection can do.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *statusWriter) code() int {
+	if w.status == 0 {
+		return http.StatusOK
+	}
+	return w.status
+}

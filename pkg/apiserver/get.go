@@ -1,0 +1,199 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"skiff/pkg/store"
+)
+
+// get answers with one object, or with a view of it.
+func (s *server) get(w http.ResponseWriter, r *http.Request, c *call) error {
+	var options metav1.GetOptions
+	if err := parameters(r.URL.Query(), &options); err != nil {
+		return err
+	}
+	minRevision, err := readRevision(options.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	entry, err := s.store.Get(r.Context(), c.kind, c.key, minRevision)
+	if err != nil {
+		return err
+	}
+	if c.sub != nil && c.sub.Scale != nil {
+		obj, err := entry.As(c.kind)
+		if err != nil {
+			return err
+		}
+		scale := scaleOf(c, obj)
+		s.writeObject(w, r, http.StatusOK, c.accept, scale)
+		return nil
+	}
+	if err := s.sendEpoch(r.Context(), w, c, entry); err != nil {
+		return err
+	}
+	return s.writeItem(w, r, http.StatusOK, c, entry)
+}
+
+// readRevision translates a get's resourceVersion to the store's terms.
+func readRevision(resourceVersion string) (int64, error) {
+	switch resourceVersion {
+	case "":
+		return 0, nil
+	case "0":
+		return -1, nil
+	}
+	revision, err := strconv.ParseInt(resourceVersion, 10, 64)
+	if err != nil || revision < 0 {
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("Invalid value: %q: strconv.ParseUint: parsing %q: invalid syntax", resourceVersion, resourceVersion))
+	}
+	return revision, nil
+}
+
+// list answers with a collection.
+func (s *server) list(w http.ResponseWriter, r *http.Request, c *call) error {
+	options, err := listOptions(r, c.kind)
+	if err != nil {
+		return err
+	}
+	query, err := c.query(options)
+	if err != nil {
+		return err
+	}
+	query.ResourceVersion, query.Match = options.ResourceVersion, string(options.ResourceVersionMatch)
+	query.Limit, query.Continue = options.Limit, options.Continue
+	page, err := s.store.List(r.Context(), c.kind, query)
+	if err != nil {
+		return err
+	}
+	listMeta := metav1.ListMeta{
+		ResourceVersion:    strconv.FormatInt(page.Revision, 10),
+		Continue:           page.Continue,
+		RemainingItemCount: page.Remaining,
+	}
+	if c.accept.as != nil && c.accept.as.Kind == "Table" {
+		return s.writeTable(w, r, http.StatusOK, c, items(page.Entries), listMeta)
+	}
+	return s.writeList(w, r, c, page.Entries, listMeta)
+}
+
+// query is what a list, a watch or a deletecollection selects.
+func (c *call) query(o *internalversion.ListOptions) (store.Query, error) {
+	q := store.Query{Namespace: c.key.Namespace, Labels: o.LabelSelector, Fields: o.FieldSelector}
+	if q.Labels == nil {
+		q.Labels = labels.Everything()
+	}
+	if q.Fields == nil {
+		q.Fields = fields.Everything()
+	}
+	if name, ok := q.Fields.RequiresExactMatch("metadata.name"); ok {
+		q.Name = name
+	}
+	// The historic /watch/ paths name an object in the path.
+	if c.WatchPrefix && c.Name != "" {
+		if q.Name != "" && q.Name != c.Name {
+			return q, apierrors.NewBadRequest("fieldSelector metadata.name doesn't match requested name")
+		}
+		q.Name = c.Name
+		q.Fields = fields.AndSelectors(q.Fields, fields.OneTermEqualSelector("metadata.name", c.Name))
+	}
+	return q, nil
+}
+
+// writeList concatenates the items' encodings.
+func (s *server) writeList(w http.ResponseWriter, r *http.Request, c *call, entries []*store.Entry, listMeta metav1.ListMeta) error {
+	gvk := c.kind.GroupVersion().WithKind(c.kind.Kind + "List")
+	if as := c.accept.as; as != nil {
+		if as.Kind != "PartialObjectMetadataList" {
+			return notAcceptable(fmt.Sprintf("you requested PartialObjectMetadata, but the requested object is a list (%T)", c.kind.NewList()))
+		}
+		gvk = *as
+	}
+	form := shapeFor(c.accept)
+	items := make([][]byte, len(entries))
+	for i, e := range entries {
+		item, err := encoded(c.kind, e, form)
+		if err != nil {
+			return err
+		}
+		items[i] = item
+	}
+	if c.accept.info.MediaType == runtime.ContentTypeProtobuf {
+		return s.writeProtoList(w, r, c, unknownHead(gvk), items, listMeta)
+	}
+	metaJSON, err := json.Marshal(listMeta)
+	if err != nil {
+		return err
+	}
+	chunks := make([][]byte, 0, 3*len(items)+3)
+	chunks = append(chunks, fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, gvk.Kind, gvk.GroupVersion(), metaJSON))
+	for i, item := range items {
+		if i > 0 {
+			chunks = append(chunks, comma)
+		}
+		if form == shapePartialJSON {
+			item = withKind(partialKind(c.accept.as), item)
+		}
+		chunks = append(chunks, item)
+	}
+	chunks = append(chunks, []byte("]}"))
+	if c.accept.pretty || c.accept.info.MediaType == runtime.ContentTypeYAML {
+		return s.writeJSON(w, r, http.StatusOK, c.accept, concat(chunks))
+	}
+	return s.writeBody(w, r, http.StatusOK, c.accept.info.MediaType, append(chunks, newline)...)
+}
+
+func items(entries []*store.Entry) []item {
+	all := make([]item, len(entries))
+	for i, e := range entries {
+		all[i] = e
+	}
+	return all
+}
+
+var comma = []byte(",")
+
+func concat(chunks [][]byte) []byte {
+	var all []byte
+	for _, chunk := range chunks {
+		all = append(all, chunk...)
+	}
+	return all
+}
+
+// writeProtoList relies on what all list messages have in common: field 1 is the metadata,
+// field 2 the items.
+func (s *server) writeProtoList(w http.ResponseWriter, r *http.Request, c *call, head []byte, items [][]byte, listMeta metav1.ListMeta) error {
+	metaProto, err := listMeta.Marshal()
+	if err != nil {
+		return err
+	}
+	var first []byte
+	first = protowire.AppendTag(first, 1, protowire.BytesType)
+	first = protowire.AppendBytes(first, metaProto)
+	size := len(first)
+	for _, item := range items {
+		size += protowire.SizeTag(2) + protowire.SizeBytes(len(item))
+	}
+	head = protowire.AppendVarint(head, uint64(size))
+	chunks := make([][]byte, 0, 2*len(items)+3)
+	chunks = append(chunks, head, first)
+	for _, item := range items {
+		prefix := protowire.AppendTag(nil, 2, protowire.BytesType)
+		prefix = protowire.AppendVarint(prefix, uint64(len(item)))
+		chunks = append(chunks, prefix, item)
+	}
+	chunks = append(chunks, unknownTail)
+	return s.writeBody(w, r, http.StatusOK, c.accept.info.MediaType, chunks...)
+}

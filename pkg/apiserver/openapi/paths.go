@@ -1,0 +1,348 @@
+package openapi
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff/pkg/api"
+)
+
+// param is a parameter of an operation or of a path.
+type param struct {
+	name, in, kind, text string
+	required             bool
+}
+
+// operation is what one method of a path does.
+type operation struct {
+	method   string
+	id       string
+	action   string
+	text     string
+	kind     schema.GroupVersionKind
+	params   []param
+	body     reflect.Type // nil: none
+	consumes []string
+	produces []string
+	answers  map[string]reflect.Type // by status; a nil type is text
+	tag      string
+}
+
+// path is a path with its operations.
+type path struct {
+	template   string
+	params     []param
+	operations []operation
+}
+
+var (
+	plainTypes  = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
+	streamTypes = append(slices.Clone(plainTypes), "application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch")
+	patchTypes  = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
+	anyType     = []string{"*/*"}
+
+	statusType = reflect.TypeFor[metav1.Status]()
+	patchType  = reflect.TypeFor[metav1.Patch]()
+	deleteType = reflect.TypeFor[metav1.DeleteOptions]()
+)
+
+// paramsOf are the fields of an options type as query parameters, by name.
+func paramsOf(options any, without ...string) []param {
+	t := reflect.TypeOf(options)
+	docs := options.(documented).SwaggerDoc()
+	var params []param
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		if name == "" || slices.Contains(without, name) {
+			continue
+		}
+		ft := t.Field(i).Type
+		for ft.Kind() == reflect.Pointer || ft.Kind() == reflect.Slice {
+			ft = ft.Elem()
+		}
+		kind := "string"
+		switch ft.Kind() {
+		case reflect.Bool:
+			kind = "boolean"
+		case reflect.Int, reflect.Int32, reflect.Int64:
+			kind = "integer"
+		}
+		params = append(params, param{name: name, in: "query", kind: kind, text: docs[name]})
+	}
+	slices.SortFunc(params, func(a, b param) int { return strings.Compare(a.name, b.name) })
+	return params
+}
+
+var (
+	pretty = param{name: "pretty", in: "query", kind: "string",
+		text: "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget)."}
+	namespaceParam = param{name: "namespace", in: "path", kind: "string", required: true, text: "object name and auth scope, such as for teams and projects"}
+	restParam      = param{name: "path", in: "path", kind: "string", required: true, text: "path to the resource"}
+
+	listParams   = paramsOf(metav1.ListOptions{})
+	selectParams = paramsOf(metav1.ListOptions{}, "watch", "allowWatchBookmarks")
+	createParams = paramsOf(metav1.CreateOptions{})
+	updateParams = paramsOf(metav1.UpdateOptions{})
+	patchParams  = paramsOf(metav1.PatchOptions{})
+	deleteParams = paramsOf(metav1.DeleteOptions{}, "preconditions")
+)
+
+func nameParam(kind string) param {
+	return param{name: "name", in: "path", kind: "string", required: true, text: "name of the " + kind}
+}
+
+// pathsOf are all paths of a kind.
+func pathsOf(k *api.Kind) []path {
+	b := &builder{kind: k, gv: k.GroupVersion()}
+	b.collection()
+	b.item()
+	for _, name := range sortedSubresources(k) {
+		b.subresource(name, k.Subresources[name])
+	}
+	return b.paths
+}
+
+func sortedSubresources(k *api.Kind) []string {
+	var names []string
+	for name := range k.Subresources {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+type builder struct {
+	kind  *api.Kind
+	gv    schema.GroupVersion
+	paths []path
+}
+
+// root is the path of a group and version.
+func root(gv schema.GroupVersion) string {
+	if gv.Group == "" {
+		return "/api/" + gv.Version
+	}
+	return "/apis/" + gv.Group + "/" + gv.Version
+}
+
+// groupID is how operations and tags name a group: "CoreV1", "RbacAuthorizationV1".
+func groupID(gv schema.GroupVersion) string {
+	group := strings.TrimSuffix(gv.Group, ".k8s.io")
+	if group == "" {
+		group = "core"
+	}
+	var b strings.Builder
+	for part := range strings.SplitSeq(group, ".") {
+		b.WriteString(title(part))
+	}
+	return b.String() + title(gv.Version)
+}
+
+func tagOf(gv schema.GroupVersion) string {
+	id := groupID(gv)
+	return untitle(strings.TrimSuffix(id, title(gv.Version))) + "_" + gv.Version
+}
+
+func title(s string) string   { return strings.ToUpper(s[:1]) + s[1:] }
+func untitle(s string) string { return strings.ToLower(s[:1]) + s[1:] }
+
+func (b *builder) scope() string {
+	if b.kind.Namespaced {
+		return "Namespaced"
+	}
+	return ""
+}
+
+func (b *builder) base() string {
+	if b.kind.Namespaced {
+		return root(b.gv) + "/namespaces/{namespace}/" + b.kind.Resource
+	}
+	return root(b.gv) + "/" + b.kind.Resource
+}
+
+func (b *builder) scopeParams(more ...param) []param {
+	params := slices.Clone(more)
+	if b.kind.Namespaced {
+		params = append(params, namespaceParam)
+	}
+	return append(params, pretty)
+}
+
+func (b *builder) op(method, verb, action, text string, answers map[string]reflect.Type) operation {
+	return operation{
+		method: method, id: verb + groupID(b.gv) + b.scope() + b.kind.Kind, action: action, text: text,
+		kind: b.kind.GroupVersionKind, consumes: anyType, produces: plainTypes, answers: answers, tag: tagOf(b.gv),
+	}
+}
+
+func (b *builder) collection() {
+	k := b.kind
+	self, list := reflect.TypeOf(k.New()).Elem(), typeOf(k.NewList)
+	p := path{template: b.base(), params: b.scopeParams()}
+	if k.HasVerb("list") && list != nil {
+		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]reflect.Type{"200": list})
+		o.params, o.produces = listParams, streamTypes
+		p.operations = append(p.operations, o)
+	}
+	if k.HasVerb("create") {
+		text := "create a " + k.Kind
+		if strings.ContainsRune("AEIOU", rune(k.Kind[0])) {
+			text = "create an " + k.Kind
+		}
+		o := b.op("post", "create", "post", text, map[string]reflect.Type{"200": self, "201": self, "202": self})
+		o.params, o.body = createParams, self
+		p.operations = append(p.operations, o)
+	}
+	if k.HasVerb("deletecollection") {
+		o := b.op("delete", "delete", "deletecollection", "delete collection of "+k.Kind, map[string]reflect.Type{"200": statusType})
+		o.id = "delete" + groupID(b.gv) + "Collection" + b.scope() + k.Kind
+		o.params, o.body = distinct(deleteParams, selectParams), deleteType
+		p.operations = append(p.operations, o)
+	}
+	b.paths = append(b.paths, p)
+	if k.Namespaced && k.HasVerb("list") && list != nil {
+		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]reflect.Type{"200": list})
+		o.id = "list" + groupID(b.gv) + k.Kind + "ForAllNamespaces"
+		o.produces = streamTypes
+		b.paths = append(b.paths, path{
+			template: root(b.gv) + "/" + k.Resource, params: append(slices.Clone(listParams), pretty), operations: []operation{o},
+		})
+	}
+}
+
+func distinct(a, b []param) []param {
+	all := slices.Clone(a)
+	for _, p := range b {
+		if !slices.ContainsFunc(all, func(q param) bool { return q.name == p.name }) {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b param) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+func typeOf(make func() runtime.Object) reflect.Type {
+	if make == nil {
+		return nil
+	}
+	return reflect.TypeOf(make()).Elem()
+}
+
+func (b *builder) item() {
+	k := b.kind
+	self := reflect.TypeOf(k.New()).Elem()
+	p := path{template: b.base() + "/{name}", params: b.scopeParams(nameParam(k.Kind))}
+	p.operations = b.views(k.ServedVerbs(), self, "the specified "+k.Kind, "")
+	if k.HasVerb("delete") {
+		deleted := statusType
+		if returnsObject(k) {
+			deleted = self
+		}
+		o := b.op("delete", "delete", "delete", "delete a "+k.Kind, map[string]reflect.Type{"200": deleted, "202": deleted})
+		o.params, o.body = deleteParams, deleteType
+		p.operations = append(p.operations, o)
+	}
+	if len(p.operations) > 0 {
+		b.paths = append(b.paths, p)
+	}
+}
+
+// returnsObject: deleting a pod answers with the pod. It only decides what is documented.
+func returnsObject(k *api.Kind) bool {
+	return k.GraceSeconds != nil || k.Resource == "services" && k.Group == ""
+}
+
+// views are get, put and patch of an object or of a part of it.
+func (b *builder) views(verbs []string, body reflect.Type, what, suffix string) []operation {
+	var all []operation
+	add := func(o operation) {
+		o.id += suffix
+		all = append(all, o)
+	}
+	if slices.Contains(verbs, "get") {
+		add(b.op("get", "read", "get", "read "+what, map[string]reflect.Type{"200": body}))
+	}
+	if slices.Contains(verbs, "update") {
+		o := b.op("put", "replace", "put", "replace "+what, map[string]reflect.Type{"200": body, "201": body})
+		o.params, o.body = updateParams, body
+		add(o)
+	}
+	if slices.Contains(verbs, "patch") {
+		o := b.op("patch", "patch", "patch", "partially update "+what, map[string]reflect.Type{"200": body, "201": body})
+		o.params, o.body, o.consumes = patchParams, patchType, patchTypes
+		add(o)
+	}
+	return all
+}
+
+func (b *builder) subresource(name string, sub *api.Subresource) {
+	k := b.kind
+	p := path{template: b.base() + "/{name}/" + name, params: b.scopeParams(nameParam(k.Kind))}
+	self := reflect.TypeOf(k.New()).Elem()
+	if !sub.Action {
+		if sub.New != nil {
+			self = typeOf(sub.New)
+		}
+		p.operations = b.views(sub.Verbs, self, name+" of the specified "+k.Kind, title(name))
+		for i := range p.operations {
+			p.operations[i].kind = sub.GroupVersionKind
+		}
+		b.paths = append(b.paths, p)
+		return
+	}
+	if sub.New != nil { // an action with a body
+		body := typeOf(sub.New)
+		o := b.op("post", "create", "post", "create "+name+" of a "+k.Kind, map[string]reflect.Type{"200": body, "201": body, "202": body})
+		o.id += title(name)
+		o.kind, o.body, o.params = sub.GroupVersionKind, body, createParams
+		p.operations = []operation{o}
+		b.paths = append(b.paths, p)
+		return
+	}
+	p.params = slices.DeleteFunc(append(p.params, connectParams(name)...), func(q param) bool { return q.name == "pretty" })
+	p.operations = b.connects(name, sub, "")
+	b.paths = append(b.paths, p)
+	if name == "proxy" {
+		deep := path{template: p.template + "/{path}", params: append(slices.Clone(p.params), restParam), operations: b.connects(name, sub, "WithPath")}
+		b.paths = append(b.paths, deep)
+	}
+}
+
+// connects are the methods of a stream.
+func (b *builder) connects(name string, sub *api.Subresource, suffix string) []operation {
+	var all []operation
+	for _, verb := range slices.Sorted(slices.Values(sub.Verbs)) {
+		method := methods[verb]
+		o := b.op(method, "connect", "connect", "connect "+strings.ToUpper(method)+" requests to "+name+" of "+b.kind.Kind, map[string]reflect.Type{"200": nil})
+		o.id = "connect" + groupID(b.gv) + title(method) + b.scope() + b.kind.Kind + title(name) + suffix
+		o.kind, o.produces = sub.GroupVersionKind, anyType
+		if name == "log" {
+			o.id, o.action, o.text = "read"+groupID(b.gv)+b.scope()+b.kind.Kind+"Log", "get", "read log of the specified "+b.kind.Kind
+			o.produces = append([]string{"text/plain"}, plainTypes...)
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
+var methods = map[string]string{"get": "get", "create": "post", "update": "put", "patch": "patch", "delete": "delete"}
+
+func connectParams(name string) []param {
+	switch name {
+	case "log":
+		return paramsOf(corev1.PodLogOptions{})
+	case "exec":
+		return paramsOf(corev1.PodExecOptions{})
+	case "attach":
+		return paramsOf(corev1.PodAttachOptions{})
+	case "portforward":
+		return paramsOf(corev1.PodPortForwardOptions{})
+	}
+	return paramsOf(corev1.PodProxyOptions{}, "path")
+}

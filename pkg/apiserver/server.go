@@ -1,0 +1,174 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"skiff/pkg/apiserver/openapi"
+	"skiff/pkg/apiserver/patch"
+	"skiff/pkg/apiserver/stream"
+	"skiff/pkg/component"
+	"skiff/pkg/store"
+)
+
+// server is one apiserver: the wiring of its parts, all of them ready to use.
+type server struct {
+	cfg       Config
+	logger    *slog.Logger
+	store     store.Interface
+	codec     *codec
+	managers  *patch.Managers
+	metrics   *metrics
+	discovery *discovery
+	openapi   *openapi.Service
+	services  *allocator
+	nodes     *stream.Nodes
+	// stopping ends when the server begins to stop: long-running requests end with it.
+	stopping context.Context
+}
+
+// Run serves until ctx ends or something fails, then lets running requests finish. What
+// the server itself has to keep in order (its own service, the namespaces that always exist) is
+// done beside that.
+func Run(ctx context.Context, cfg Config) error {
+	cfg.complete()
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	s := newServer(cfg)
+	listener := cfg.Listener
+	if listener == nil {
+		address := net.JoinHostPort(cfg.BindAddress, strconv.Itoa(cfg.Port))
+		var err error
+		if listener, err = net.Listen("tcp", address); err != nil {
+			return fmt.Errorf("serve the API: %w", err)
+		}
+	}
+	if s.cfg.AdvertisePort == 0 {
+		if tcp, ok := listener.Addr().(*net.TCPAddr); ok {
+			s.cfg.AdvertisePort = tcp.Port
+		}
+	}
+	var group component.Group
+	group.Add("serve the API", func(ctx context.Context) error { return s.serve(ctx, listener) })
+	group.Add("keep what always exists", s.bootstrap)
+	for name, run := range cfg.Parts {
+		group.Add(name, run)
+	}
+	group.Add("prepare schemas", func(ctx context.Context) error {
+		s.managers.Warm()
+		<-ctx.Done()
+		return nil
+	})
+	return group.Run(ctx)
+}
+
+func (c *Config) complete() {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Health == nil {
+		c.Health = &component.Health{}
+	}
+	defaultTo(&c.RequestTimeout, 60*time.Second)
+	defaultTo(&c.MinWatch, 30*time.Minute)
+	defaultTo(&c.DrainTimeout, 10*time.Second)
+	defaultTo(&c.MaxReading, 400)
+	defaultTo(&c.MaxMutating, 200)
+}
+
+func defaultTo[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}
+
+func newServer(cfg Config) *server {
+	s := &server{
+		cfg:      cfg,
+		logger:   cfg.Logger,
+		store:    cfg.Store,
+		codec:    newCodec(),
+		managers: patch.NewManagers(),
+		metrics:  newMetrics(),
+	}
+	s.discovery = &discovery{server: s}
+	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion})
+	s.services = newAllocator(s)
+	s.nodes = stream.NewNodes(cfg.Kubelet)
+	cfg.Health.Ready("etcd", s.store.Ready)
+	return s
+}
+
+// serve answers on the listener until ctx ends.
+func (s *server) serve(ctx context.Context, listener net.Listener) error {
+	tlsConfig := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		// The authenticator verifies: a certificate of somebody else is no reason to refuse
+		// a connection that carries a token.
+		ClientAuth: tls.RequestClientCert,
+	}
+	certificate, err := component.ReloadingCertificate(s.cfg.CertFile, s.cfg.KeyFile)
+	if err != nil {
+		return err
+	}
+	tlsConfig.GetCertificate = certificate
+
+	s.stopping = ctx
+	server := &http.Server{
+		Handler:           s.filters(s.router()),
+		TLSConfig:         tlsConfig,
+		ReadHeaderTimeout: 32 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		MaxHeaderBytes:    1 << 20,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+	}
+	err = http2.ConfigureServer(server, &http2.Server{
+		MaxConcurrentStreams:         100, // as Kubernetes since the rapid-reset attack
+		IdleTimeout:                  90 * time.Second,
+		MaxUploadBufferPerStream:     256 << 10,
+		MaxUploadBufferPerConnection: 256 << 10 * 100,
+	})
+	if err != nil {
+		return fmt.Errorf("serve HTTP/2: %w", err)
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		s.drain(server)
+	})
+	if s.cfg.Ready != nil {
+		s.cfg.Ready(listener.Addr())
+	}
+	err = server.ServeTLS(listener, "", "")
+	if stop() { // nobody asked for it
+		return err
+	}
+	<-stopped
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// drain waits for running requests. The long-running ones have ended by then: their clients
+// come back elsewhere.
+func (s *server) drain(server *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		s.logger.Warn("requests were cut off", "error", err)
+		_ = server.Close()
+	}
+}

@@ -1,0 +1,314 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/protobuf/encoding/protowire"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff/pkg/api"
+	"skiff/pkg/store"
+)
+
+// watch streams events until the client goes, the time is over or the server stops.
+func (s *server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
+	options, err := listOptions(r, c.kind)
+	if err != nil {
+		return err
+	}
+	query, err := c.query(options)
+	if err != nil {
+		return err
+	}
+	if c.accept.info.StreamSerializer == nil {
+		return s.codec.notAcceptable(true)
+	}
+	frames, err := newFramer(r, c)
+	if err != nil {
+		return err
+	}
+	if _, err := readRevision(options.ResourceVersion); err != nil {
+		return err
+	}
+	timeout := s.watchTime()
+	if options.TimeoutSeconds != nil && *options.TimeoutSeconds > 0 {
+		timeout = time.Duration(*options.TimeoutSeconds) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+
+	out, err := newSink(w, r, frames, cancel)
+	if err != nil {
+		return nil // the upgrade has answered
+	}
+	defer out.close()
+	// Once the stream has begun, errors are events in it. Clients that resume from a
+	// revision that is gone expect just that.
+	watch, err := s.store.Watch(ctx, c.kind, store.WatchQuery{
+		Namespace: query.Namespace, Name: query.Name, Labels: query.Labels, Fields: query.Fields,
+		ResourceVersion: options.ResourceVersion, Match: string(options.ResourceVersionMatch),
+		SendInitialEvents: options.SendInitialEvents, Bookmarks: options.AllowWatchBookmarks,
+	})
+	if err != nil {
+		s.endWatch(ctx, out, frames, err)
+		return nil
+	}
+	events := make([]store.Event, 0, 128)
+	for {
+		events, err = watch.Next(events[:0])
+		if err != nil {
+			s.endWatch(ctx, out, frames, err)
+			return nil
+		}
+		for i := range events {
+			frame, err := frames.event(&events[i])
+			if err != nil {
+				s.endWatch(ctx, out, frames, err)
+				return nil
+			}
+			s.metrics.watchEvents.WithLabelValues(c.kind.Group, c.kind.Version, c.kind.Resource).Inc()
+			if out.write(frame) != nil {
+				return nil
+			}
+		}
+		if out.flush() != nil {
+			return nil
+		}
+	}
+}
+
+// watchTime spreads the ends of watches, so that clients don't all come back at once.
+func (s *server) watchTime() time.Duration {
+	return s.cfg.MinWatch + rand.N(s.cfg.MinWatch)
+}
+
+// endWatch reports what ended a watch, unless it is its time.
+func (s *server) endWatch(ctx context.Context, out sink, frames *framer, err error) {
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return
+	}
+	st := status(ctx, s.logger, err)
+	st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	if frame, err := frames.status(st); err == nil && out.write(frame) == nil {
+		_ = out.flush()
+	}
+}
+
+// framer turns events into frames of one format.
+type framer struct {
+	call     *call
+	shape    shape
+	protobuf bool
+	table    *metav1.TableOptions // not nil: as tables
+	object   schema.GroupVersionKind
+	buf      bytes.Buffer
+}
+
+func newFramer(r *http.Request, c *call) (*framer, error) {
+	f := &framer{
+		call:     c,
+		shape:    shapeFor(c.accept),
+		protobuf: c.accept.info.MediaType == runtime.ContentTypeProtobuf,
+		object:   c.kind.GroupVersionKind,
+	}
+	if as := c.accept.as; as != nil {
+		switch as.Kind {
+		case "Table":
+			options, err := tableOptions(r)
+			if err != nil {
+				return nil, err
+			}
+			f.table = options
+		case "PartialObjectMetadata":
+			f.object = *as
+		default:
+			return nil, notAcceptable("you requested " + as.Kind + ", but the watched objects are not lists")
+		}
+	}
+	return f, nil
+}
+
+func (f *framer) mediaType() string {
+	if f.protobuf {
+		return runtime.ContentTypeProtobuf + ";stream=watch"
+	}
+	return runtime.ContentTypeJSON
+}
+
+// event returns the frame of an event; valid until the next call.
+func (f *framer) event(e *store.Event) ([]byte, error) {
+	body, err := f.body(e)
+	if err != nil {
+		return nil, err
+	}
+	return f.frame(string(e.Type), body), nil
+}
+
+// body is the event's object as a document of its own.
+func (f *framer) body(e *store.Event) ([]byte, error) {
+	if f.table != nil {
+		return f.tableBody(e)
+	}
+	if e.Entry == nil {
+		obj, err := encodeShape(f.bookmark(e), f.shape)
+		if err != nil {
+			return nil, err
+		}
+		return f.document(obj), nil
+	}
+	obj, err := encoded(f.call.kind, e.Entry, f.shape)
+	if err != nil {
+		return nil, err
+	}
+	return f.document(obj), nil
+}
+
+func (f *framer) document(encoded []byte) []byte {
+	if f.protobuf {
+		return inEnvelope(f.object, encoded)
+	}
+	return withKind(f.object, encoded)
+}
+
+// bookmark is an empty object of the watched kind with a revision.
+func (f *framer) bookmark(e *store.Event) api.Object {
+	obj := f.call.kind.New()
+	obj.GetObjectKind().SetGroupVersionKind(f.call.kind.GroupVersionKind)
+	obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
+	if e.InitialEventsEnd {
+		obj.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	}
+	return obj
+}
+
+func (f *framer) tableBody(e *store.Event) ([]byte, error) {
+	t := newTable(f.call, f.table, metav1.ListMeta{ResourceVersion: strconv.FormatInt(e.Revision, 10)})
+	f.table.NoHeaders = true // only the first event carries them
+	var err error
+	if e.Entry == nil {
+		err = t.addObject(f.call, f.bookmark(e))
+	} else {
+		err = t.add(f.call, f.table, e.Entry)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(&t.Table)
+}
+
+func (f *framer) status(st *metav1.Status) ([]byte, error) {
+	if f.protobuf {
+		message, err := st.Marshal()
+		if err != nil {
+			return nil, err
+		}
+		return f.frame("ERROR", inEnvelope(schema.GroupVersionKind{Version: "v1", Kind: "Status"}, message)), nil
+	}
+	document, err := json.Marshal(st)
+	if err != nil {
+		return nil, err
+	}
+	return f.frame("ERROR", document), nil
+}
+
+// frame is {"type":…,"object":…} and a newline, or a metav1.WatchEvent message after its size in
+// four bytes, big endian.
+func (f *framer) frame(eventType string, body []byte) []byte {
+	f.buf.Reset()
+	if !f.protobuf {
+		f.buf.WriteString(`{"type":"`)
+		f.buf.WriteString(eventType)
+		f.buf.WriteString(`","object":`)
+		f.buf.Write(body)
+		f.buf.WriteString("}\n")
+		return f.buf.Bytes()
+	}
+	rawExtension := protowire.SizeTag(1) + protowire.SizeBytes(len(body))
+	frame := make([]byte, 4, 4+len(eventType)+rawExtension+24)
+	frame = protowire.AppendTag(frame, 1, protowire.BytesType)
+	frame = protowire.AppendString(frame, eventType)
+	frame = protowire.AppendTag(frame, 2, protowire.BytesType)
+	frame = protowire.AppendVarint(frame, uint64(rawExtension))
+	frame = protowire.AppendTag(frame, 1, protowire.BytesType)
+	frame = protowire.AppendBytes(frame, body)
+	binary.BigEndian.PutUint32(frame, uint32(len(frame)-4))
+	return frame
+}
+
+// sink is where frames go.
+type sink interface {
+	write(frame []byte) error
+	flush() error
+	close()
+}
+
+func newSink(w http.ResponseWriter, r *http.Request, frames *framer, gone context.CancelFunc) (sink, error) {
+	if isWebSocket(r) {
+		return newSocketSink(w, r, frames, gone)
+	}
+	w.Header().Set("Content-Type", frames.mediaType())
+	w.WriteHeader(http.StatusOK)
+	s := &plainSink{w: w, control: http.NewResponseController(w)}
+	return s, s.control.Flush()
+}
+
+type plainSink struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (s *plainSink) write(frame []byte) error { _, err := s.w.Write(frame); return err }
+func (s *plainSink) flush() error             { return s.control.Flush() }
+func (s *plainSink) close()                   {}
+
+func isWebSocket(r *http.Request) bool {
+	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") &&
+		strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
+}
+
+type socketSink struct {
+	conn *websocket.Conn
+	kind int
+}
+
+// newSocketSink sends each frame as a message: text for JSON, binary for protobuf.
+func newSocketSink(w http.ResponseWriter, r *http.Request, frames *framer, gone context.CancelFunc) (sink, error) {
+	upgrader := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
+	conn, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &socketSink{conn: conn, kind: websocket.TextMessage}
+	if frames.protobuf {
+		s.kind = websocket.BinaryMessage
+	}
+	go func() {
+		// Nothing is expected from the client; reading notices when it goes.
+		defer gone()
+		for {
+			if _, _, err := conn.NextReader(); err != nil {
+				return
+			}
+		}
+	}()
+	return s, nil
+}
+
+func (s *socketSink) write(frame []byte) error { return s.conn.WriteMessage(s.kind, frame) }
+func (s *socketSink) flush() error             { return nil }
+func (s *socketSink) close() {
+	_ = s.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
+	_ = s.conn.Close()
+}

@@ -1,0 +1,162 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// api is the administrator's view of a cluster.
+type api struct {
+	kubernetes.Interface
+}
+
+func connectAPI(l layout) (*api, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", l.adminConfig())
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	config.ContentType = runtime.ContentTypeProtobuf
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return &api{client}, nil
+}
+
+// ready waits until the apiserver says that it is. There is nothing to watch
+// before that, so it asks again and again, at first often.
+func (a *api) ready(ctx context.Context) error {
+	for delay := 5 * time.Millisecond; ; delay = min(delay*5/4, 200*time.Millisecond) {
+		err := a.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the API is not ready: %w", err)
+		case <-time.After(delay):
+		}
+	}
+}
+
+// furnish creates the objects that a cluster has from its beginning: the
+// service under which its DNS is found.
+func (a *api) furnish(ctx context.Context, s *Spec) error {
+	dns := &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "kube-dns", Namespace: metav1.NamespaceSystem,
+			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
+		},
+		Spec: v1.ServiceSpec{
+			ClusterIP: s.DNS().String(),
+			Ports: []v1.ServicePort{
+				{Name: "dns", Port: 53, Protocol: v1.ProtocolUDP, TargetPort: intstr.FromInt32(53)},
+				{Name: "dns-tcp", Port: 53, Protocol: v1.ProtocolTCP, TargetPort: intstr.FromInt32(53)},
+			},
+		},
+	}
+	_, err := a.CoreV1().Services(dns.Namespace).Create(ctx, dns, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("service kube-dns: %w", err)
+	}
+	return nil
+}
+
+// notReadyError names a node that isn't Ready in time, and why.
+type notReadyError struct {
+	node, why string
+}
+
+func (e *notReadyError) Error() string { return fmt.Sprintf("node %s is not Ready: %s", e.node, e.why) }
+
+// nodesReady waits until all nodes are Ready, and labels the masters among them.
+func (a *api) nodesReady(ctx context.Context, s *Spec, nodes []Node) error {
+	waiting := map[string]string{}
+	roles := map[string]Role{}
+	for _, n := range nodes {
+		waiting[n.Name] = "it has not registered"
+		roles[n.Name] = n.Role
+	}
+	see := func(node *v1.Node) error {
+		if _, ok := waiting[node.Name]; !ok {
+			return nil
+		}
+		if why := notReady(node); why != "" {
+			waiting[node.Name] = why
+			return nil
+		}
+		delete(waiting, node.Name)
+		if roles[node.Name] != Master {
+			return nil
+		}
+		patch := []byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`)
+		_, err := a.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		return err
+	}
+	for len(waiting) > 0 {
+		list, err := a.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return late(waiting, err)
+		}
+		for i := range list.Items {
+			if err := see(&list.Items[i]); err != nil {
+				return err
+			}
+		}
+		watch, err := a.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+		if err != nil {
+			return late(waiting, err)
+		}
+		for len(waiting) > 0 {
+			event, ok := <-watch.ResultChan()
+			if !ok {
+				break
+			}
+			if node, ok := event.Object.(*v1.Node); ok {
+				if err := see(node); err != nil {
+					watch.Stop()
+					return err
+				}
+			}
+		}
+		watch.Stop()
+		if ctx.Err() != nil {
+			return late(waiting, ctx.Err())
+		}
+	}
+	return nil
+}
+
+func late(waiting map[string]string, err error) error {
+	for node, why := range waiting {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return &notReadyError{node, why}
+		}
+		return &notReadyError{node, why + " (" + err.Error() + ")"}
+	}
+	return err
+}
+
+func notReady(node *v1.Node) string {
+	for _, c := range node.Status.Conditions {
+		if c.Type == v1.NodeReady {
+			if c.Status == v1.ConditionTrue {
+				return ""
+			}
+			return c.Message
+		}
+	}
+	return "it has reported no condition"
+}

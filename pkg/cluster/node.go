@@ -1,0 +1,174 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"skiff/pkg/cluster/supervise"
+	"skiff/pkg/pki"
+)
+
+// prepareNode writes what a node finds on its disk.
+func prepareNode(s *Spec, l layout, n Node, authority *pki.Authority) error {
+	for _, dir := range []string{"etc", "var/lib", "var/log", "log", "pid"} {
+		if err := os.MkdirAll(l.nodeFile(n.Name, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := writeNodeCertificates(s, l, n, authority); err != nil {
+		return fmt.Errorf("certificates of %s: %w", n.Name, err)
+	}
+	for name, text := range map[string]string{
+		"containerd.toml": containerdConfig,
+		"resolv.conf":     resolvConf(s.Isolated),
+	} {
+		if err := os.WriteFile(l.nodeFile(n.Name, "etc", name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return writeJSON(l.nodeFile(n.Name, supervise.ConfigFile), nodeConfig(s, l, n))
+}
+
+// resolvConf is the machine's name servers, as far as a node can reach them:
+// none when it is isolated, and not those on the machine's own loopback.
+func resolvConf(isolated bool) string {
+	if isolated {
+		return "# isolated: there is nobody to ask\n"
+	}
+	for _, file := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
+		data, err := os.ReadFile(file)
+		if err == nil && !strings.Contains(string(data), "nameserver 127.") {
+			return string(data)
+		}
+	}
+	return "# the machine's name servers listen on its loopback only\n"
+}
+
+// startNode starts a node's PID 1 in namespaces of its own, plugs it in, and
+// lets it go on.
+func startNode(s *Spec, l layout, n Node) (err error) {
+	if pid := runningInit(l, n.Name); pid != 0 {
+		return nil
+	}
+	// What a power cut has left: the processes are gone with their PID 1.
+	if err := killCgroup(l.cgroup(n.Name)); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(l.nodeFile(n.Name, "log", "init.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	wait, ready, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer wait.Close()
+	defer ready.Close()
+	cmd := exec.Command(filepath.Join(s.Bin, "init"), "supervise", l.nodeFile(n.Name, supervise.ConfigFile))
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{wait}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:     true,
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	pid := cmd.Process.Pid
+	defer func() {
+		if err != nil {
+			unix.Kill(pid, unix.SIGKILL)
+			cmd.Wait()
+		}
+	}()
+	if err := os.WriteFile(l.initPid(n.Name), []byte(strconv.Itoa(pid)+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := enterCgroup(l.cgroup(n.Name), pid); err != nil {
+		return err
+	}
+	if err := connect(s, l, n, pid); err != nil {
+		return fmt.Errorf("connect %s: %w", n.Name, err)
+	}
+	go cmd.Wait() // if it dies while this process lives
+	return nil
+}
+
+// stopNode ends a node: cleanly within patience, or as if its power were cut.
+func stopNode(l layout, node string, patience time.Duration) error {
+	if pid := runningInit(l, node); pid != 0 {
+		unix.Kill(pid, unix.SIGTERM)
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err == nil {
+			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			unix.Poll(poll, int(patience.Milliseconds()))
+			unix.Close(fd)
+		}
+		if pid := runningInit(l, node); pid != 0 {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	if err := killCgroup(l.cgroup(node)); err != nil {
+		return err
+	}
+	if err := os.Remove(l.initPid(node)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// runningInit returns the pid of a node's PID 1, or 0. A pid file may outlive
+// its process and the number be somebody else's by now, so what counts is that
+// the process lives in the node's cgroup.
+func runningInit(l layout, node string) int {
+	pid := readPid(l.initPid(node))
+	if pid == 0 {
+		return 0
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil || !strings.Contains(string(data), ":"+l.cgroup(node)+"/") {
+		return 0
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if _, state, ok := strings.Cut(string(stat), ") "); err != nil || !ok || strings.HasPrefix(state, "Z") {
+		return 0
+	}
+	return pid
+}
+
+func readPid(file string) int {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 {
+		return 0
+	}
+	return pid
+}
+
+func writeJSON(file string, value any) error {
+	data, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	temporary := file + ".new"
+	if err := os.WriteFile(temporary, append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(temporary, file)
+}

@@ -1,0 +1,363 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+)
+
+// process is a candidate with a network of its own, which can be cut.
+type process struct {
+	name     string
+	server   *server
+	election *Election
+	stop     context.CancelFunc
+	done     chan error
+
+	mu      sync.Mutex
+	cut     bool
+	delay   time.Duration
+	leading bool
+	since   time.Time
+}
+
+func (p *process) RoundTrip(r *http.Request) (*http.Response, error) {
+	p.mu.Lock()
+	cut, delay := p.cut, p.delay
+	p.mu.Unlock()
+	if cut {
+		select {
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		case <-time.After(30 * time.Second):
+			return nil, errors.New("connection timed out")
+		}
+	}
+	if delay > 0 { // the server takes it in the end, whether or not somebody still waits
+		time.Sleep(delay)
+	}
+	if isWrite(r) {
+		r = r.Clone(r.Context())
+		r.Header.Set("Who", p.name)
+	}
+	return p.server.RoundTrip(r)
+}
+
+func (p *process) set(cut bool, delay time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut, p.delay = cut, delay
+}
+
+func (p *process) leads() (bool, time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.leading, p.since
+}
+
+// start runs a candidate whose work is a write every 50 ms.
+func start(t *testing.T, s *server, name string) *process {
+	p := &process{name: name, server: s, done: make(chan error, 1)}
+	config := Defaults("test")
+	config.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	config.Client = &rest.Config{Host: "http://server", Transport: p, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}
+	var err error
+	if p.election, err = New(config); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	p.stop = stop
+	go func() { p.done <- p.election.Run(ctx, p.work) }()
+	return p
+}
+
+func (p *process) work(ctx context.Context, won Won) error {
+	client, err := kubernetes.NewForConfig(won.Config)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.leading, p.since = true, time.Now()
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		p.leading = false
+		p.mu.Unlock()
+	}()
+	for ctx.Err() == nil {
+		short, cancel := context.WithTimeout(ctx, 30*time.Second)
+		_, _ = client.CoreV1().ConfigMaps("ns").Create(short, &corev1.ConfigMap{}, metav1.CreateOptions{})
+		cancel()
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// end stops processes and waits for them.
+func end(processes ...*process) {
+	for _, p := range processes {
+		p.set(false, 0)
+		p.stop()
+	}
+	for _, p := range processes {
+		<-p.done
+	}
+	time.Sleep(time.Minute) // for requests still on their way
+}
+
+func TestOneLeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(true)
+		a := start(t, s, "a")
+		time.Sleep(time.Second)
+		b, c := start(t, s, "b"), start(t, s, "c")
+		time.Sleep(20 * time.Second)
+		if leads, _ := a.leads(); !leads {
+			t.Error("a, which came first, doesn't lead")
+		}
+		for _, p := range []*process{b, c} {
+			if leads, _ := p.leads(); leads {
+				t.Errorf("%s leads too", p.name)
+			}
+		}
+		endpoints, lease := s.holders()
+		if endpoints != a.election.identity || lease != a.election.identity {
+			t.Errorf("held by %q and %q", endpoints, lease)
+		}
+		end(a, b, c)
+	})
+}
+
+func TestReleaseHandsOverAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(true)
+		a := start(t, s, "a")
+		time.Sleep(time.Second)
+		b := start(t, s, "b")
+		time.Sleep(10 * time.Second)
+		stopped := time.Now()
+		a.stop()
+		if err := <-a.done; err != nil {
+			t.Errorf("a clean stop is no error: %v", err)
+		}
+		time.Sleep(5 * time.Second)
+		leads, since := b.leads()
+		if took := since.Sub(stopped); !leads || took > time.Second {
+			t.Errorf("b leads: %v, after %v", leads, took)
+		}
+		end(b)
+	})
+}
+
+func TestKilledLeaderIsReplaced(t *testing.T) {
+	for seed := range uint64(10) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(true)
+			a := start(t, s, "a")
+			time.Sleep(time.Second)
+			b, c := start(t, s, "b"), start(t, s, "c")
+			time.Sleep(10*time.Second + time.Duration(rand.New(rand.NewPCG(seed, 0)).IntN(1000))*time.Millisecond)
+			killed := time.Now()
+			a.set(true, 0)
+			time.Sleep(10 * time.Second)
+			ofB, sinceB := b.leads()
+			ofC, sinceC := c.leads()
+			if ofB == ofC {
+				t.Fatalf("b leads: %v, c leads: %v", ofB, ofC)
+			}
+			since := sinceB
+			if ofC {
+				since = sinceC
+			}
+			if took := since.Sub(killed); took > 4*time.Second {
+				t.Errorf("took %v", took)
+			}
+			if err := <-a.done; !errors.As(err, new(*Deposed)) {
+				t.Errorf("the deposed leader ends with %v", err)
+			}
+			end(b, c)
+		})
+	}
+}
+
+// A leader that stood still while another took over has its late writes refused, and stops.
+func TestLateWritesAreFenced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(true)
+		a := start(t, s, "a")
+		time.Sleep(time.Second)
+		b := start(t, s, "b")
+		time.Sleep(10 * time.Second)
+		a.set(false, 10*time.Second) // everything on its way takes ten seconds
+		err := <-a.done
+		deposed, ok := errors.AsType[*Deposed](err)
+		if !ok {
+			t.Fatalf("the deposed leader ends with %v", err)
+		}
+		if leads, _ := b.leads(); !leads {
+			t.Error("b doesn't lead")
+		}
+		time.Sleep(20 * time.Second)
+		end(b)
+		if s.refused == 0 {
+			t.Errorf("no late write was refused (%v)", deposed)
+		}
+	})
+}
+
+func TestForeignLeaseHolderIsRespected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(false)
+		kube, err := kubernetes.NewForConfig(&rest.Config{Host: "http://server", Transport: s, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leases := kube.CoordinationV1().Leases(metav1.NamespaceSystem)
+		lease, err := leases.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "test", Namespace: metav1.NamespaceSystem},
+			Spec: coordinationv1.LeaseSpec{HolderIdentity: ptr.To("kube"), LeaseDurationSeconds: ptr.To(int32(15)), LeaseTransitions: ptr.To(int32(7))}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := start(t, s, "a")
+		for range 30 { // renewed every two seconds, as Kubernetes' components do
+			time.Sleep(2 * time.Second)
+			lease.Spec.RenewTime = ptr.To(metav1.NowMicro())
+			if lease, err = leases.Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if leads, _ := a.leads(); leads {
+				t.Fatal("a leads beside the holder of the Lease")
+			}
+		}
+		last := time.Now()
+		time.Sleep(20 * time.Second)
+		leads, since := a.leads()
+		if took := since.Sub(last); !leads || took < 14*time.Second || took > 17*time.Second {
+			t.Errorf("a leads: %v, after %v; the Lease says 15 s", leads, took)
+		}
+		if lease, err = leases.Get(t.Context(), "test", metav1.GetOptions{}); err != nil || *lease.Spec.LeaseTransitions != 8 {
+			t.Errorf("transitions not counted on: %v, %v", lease.Spec.LeaseTransitions, err)
+		}
+		end(a)
+	})
+}
+
+// Whatever the network does, writes of two leaders don't interleave: with
+// fencing even if they arrive late, without it as long as they take no time.
+func TestLeadersNeverInterleave(t *testing.T) {
+	for seed := range uint64(40) {
+		fencing := seed%2 == 0
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				random := rand.New(rand.NewPCG(seed, 1))
+				s := newServer(fencing)
+				var processes []*process
+				for i := range 3 {
+					processes = append(processes, start(t, s, fmt.Sprintf("%d.0", i)))
+				}
+				for step := range 60 {
+					time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
+					i := random.IntN(len(processes))
+					p := processes[i]
+					switch random.IntN(5) {
+					case 0:
+						p.set(true, 0)
+					case 1:
+						if fencing {
+							p.set(false, time.Duration(random.IntN(6000))*time.Millisecond)
+						}
+					case 2, 3:
+						p.set(false, 0)
+					case 4: // restarted, cleanly or not
+						p.stop()
+					}
+					for i, p := range processes {
+						select {
+						case <-p.done:
+							processes[i] = start(t, s, fmt.Sprintf("%d.%d", i, step+1))
+						default:
+						}
+					}
+				}
+				for _, p := range processes {
+					p.set(false, 0)
+				}
+				time.Sleep(time.Minute)
+				settled := time.Now()
+				end(processes...)
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				over := map[string]bool{}
+				for i, w := range s.writes {
+					if i > 0 && s.writes[i-1].by != w.by {
+						over[s.writes[i-1].by] = true
+					}
+					if over[w.by] {
+						t.Fatalf("write %d: %s wrote at %v, after %s had", i, w.by, w.at, s.writes[i-1].by)
+					}
+				}
+				if len(s.writes) == 0 || settled.Sub(s.writes[len(s.writes)-1].at) > 10*time.Second {
+					t.Error("nobody works in the end")
+				}
+			})
+		})
+	}
+}
+
+func TestCombine(t *testing.T) {
+	for _, c := range []struct{ endpoints, lease, want string }{
+		{"", "", ""}, {"a", "a", "a"}, {"me", "me", "me"},
+		{"", "a", "a"}, {"a", "", "a"}, {"me", "", ""}, {"", "me", ""},
+		{"a", "b", "leaderelection.k8s.io/unknown"}, {"me", "a", "leaderelection.k8s.io/unknown"},
+	} {
+		onEndpoints, onLease := recordOfLease(nil), recordOfLease(nil)
+		onEndpoints.HolderIdentity, onLease.HolderIdentity = c.endpoints, c.lease
+		if got := combine("me", onEndpoints, onLease).HolderIdentity; got != c.want {
+			t.Errorf("endpoints %q, lease %q: got %q, want %q", c.endpoints, c.lease, got, c.want)
+		}
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"fraction of a second": func(c *Config) { c.LeaseDuration = 3500 * time.Millisecond },
+		"deadline after lease": func(c *Config) { c.RenewDeadline = 3 * time.Second },
+		"no retries":           func(c *Config) { c.RetryPeriod = 1900 * time.Millisecond; c.LeaseDuration = 10 * time.Second },
+		"unknown lock":         func(c *Config) { c.ResourceLock = "configmaps" },
+	} {
+		c := Defaults("test")
+		change(&c)
+		if _, err := New(c); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	if _, err := New(Defaults("test")); err != nil {
+		t.Errorf("defaults: %v", err)
+	}
+}
+
+func TestMain(m *testing.M) {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	os.Exit(m.Run())
+}

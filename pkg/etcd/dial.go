@@ -1,0 +1,48 @@
+package etcd
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+)
+
+// DialConfig says which etcd to talk to.
+type DialConfig struct {
+	Endpoints []string // https://host:port, unix:///path
+	// TLS holds the roots to trust and the certificate to show; nil for plain connections.
+	TLS *tls.Config
+	Log *slog.Logger // nil is slog.Default()
+}
+
+// Dial makes a client for members in other processes. It doesn't connect yet: calls do, and wait
+// for it; a member that falls silent is left for another one within 10 s.
+func Dial(config DialConfig) (*clientv3.Client, error) {
+	if config.Log == nil {
+		config.Log = slog.Default()
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: config.Endpoints,
+		TLS:       config.TLS,
+		Logger:    zap.New(slogCore{log: config.Log}),
+		// A server hangs up on clients that ping more often than every 5 s.
+		DialKeepAliveTime:    6 * time.Second,
+		DialKeepAliveTimeout: 4 * time.Second,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			// A member that was restarted is found again within a second.
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: time.Second},
+			MinConnectTimeout: 3 * time.Second,
+		})},
+		MaxCallRecvMsgSize: 1 << 30, // lists and watch batches; the server bounds requests
+		MaxCallSendMsgSize: 16 << 20,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to etcd at %v: %w", config.Endpoints, err)
+	}
+	return client, nil
+}
