@@ -5,6 +5,11 @@ GO ?= go
 BINARIES := init apiserver scheduler controller agent ctl
 export CGO_ENABLED := 0
 
+# kubectl's part of ctl reports the version of these variables; pkg/component has the servers'.
+VERSION := v1.36.0+skiff
+VERSION_PACKAGE := k8s.io/component-base/version
+LDFLAGS := -s -w -X $(VERSION_PACKAGE).gitVersion=$(VERSION) -X $(VERSION_PACKAGE).gitMajor=1 -X $(VERSION_PACKAGE).gitMinor=36
+
 .PHONY: help deps build images up down test unit api node lint bench clean
 
 help:
@@ -21,7 +26,7 @@ deps:
 # One invocation: the linker's work is shared out, and unchanged binaries are left alone.
 build:
 	@mkdir -p bin
-	$(GO) build -ldflags "-s -w" -o bin/ $(addprefix ./cmd/,$(BINARIES))
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
 # Images that need no registry, for the examples and the tests.
 images: bin/images/hello.tar bin/images/hello2.tar

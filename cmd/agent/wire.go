@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"skiff/pkg/agent"
 	"skiff/pkg/agent/runtime"
@@ -30,7 +31,8 @@ type wiring struct {
 	log     *slog.Logger
 	group   component.Group
 	health  *component.Health
-	client  kubernetes.Interface // the node's identity
+	config  *rest.Config         // the node's identity
+	client  kubernetes.Interface // the same
 	shared  informers.SharedInformerFactory
 	nodeIPs []netip.Addr
 	dnsIPs  []netip.Addr
@@ -58,6 +60,9 @@ func (o *options) wire(log *slog.Logger) (*wiring, error) {
 		}
 	}
 	w.group.Add("watches", func(ctx context.Context) error {
+		if err := component.WaitForServer(ctx, w.config); err != nil {
+			return err
+		}
 		w.shared.StartWithContext(ctx)
 		<-ctx.Done()
 		w.shared.Shutdown()
@@ -85,6 +90,7 @@ func (w *wiring) connect() error {
 	if err != nil {
 		return err
 	}
+	w.config = config
 	if w.client, err = kubernetes.NewForConfig(config); err != nil {
 		return fmt.Errorf("client: %w", err)
 	}
@@ -181,10 +187,14 @@ func (w *wiring) addDNS() error {
 }
 
 func (w *wiring) addPods() error {
-	pods := network.New(network.Config{
+	networking := network.Config{
 		NodeName: w.nodeName, StateDir: filepath.Join(w.rootDir, "network"), ClusterCIDRs: w.pods, ServiceCIDRs: w.svc,
 		Nodes: w.shared.Core().V1().Nodes().Informer(), Logger: w.log,
-	})
+	}
+	if slices.Contains(w.roles, "dns") {
+		networking.LocalAddresses = w.dnsIPs
+	}
+	pods := network.New(networking)
 	w.group.Add("network", pods.Run)
 	w.health.Ready("network", pods.Ready)
 	taints, err := parseTaints(w.taints)
@@ -213,7 +223,12 @@ func (w *wiring) addPods() error {
 	if err != nil {
 		return err
 	}
-	w.group.Add("pods", a.Run)
+	w.group.Add("pods", func(ctx context.Context) error {
+		if err := component.WaitForServer(ctx, w.config); err != nil {
+			return err
+		}
+		return a.Run(ctx)
+	})
 	return nil
 }
 

@@ -130,8 +130,25 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	group.Add("store", st.Run)
-	group.Add("apiserver", func(ctx context.Context) error { return apiserver.Run(ctx, *cfg) })
-	return group.Run(ctx)
+	return serve(ctx, &group, *cfg)
+}
+
+// serve runs the server on top of what it stands on, which stops after it: running requests
+// still need their store.
+func serve(ctx context.Context, base *component.Group, cfg apiserver.Config) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	baseCtx, stopBase := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBase()
+	baseDone := make(chan error, 1)
+	go func() {
+		err := base.Run(baseCtx)
+		cancel()
+		baseDone <- err
+	}()
+	err := apiserver.Run(ctx, cfg)
+	stopBase()
+	return errors.Join(err, <-baseDone)
 }
 
 // config turns flags into what the server wants, without its etcd.

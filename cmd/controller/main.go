@@ -205,6 +205,9 @@ func (o *options) run(ctx context.Context) error {
 		})
 	})
 	group.Add("reconcilers", func(ctx context.Context) error {
+		if err := component.WaitForServer(ctx, config); err != nil {
+			return err
+		}
 		return elect.Run(ctx, func(ctx context.Context, won election.Won) error {
 			c := o.control
 			c.Client = won.Config

@@ -71,6 +71,9 @@ func (o *options) run(ctx context.Context) error {
 			Access: &component.Delegated{Client: access, ClientCAFile: o.clientCA}})
 	})
 	group.Add("scheduler", func(ctx context.Context) error {
+		if err := component.WaitForServer(ctx, config); err != nil {
+			return err
+		}
 		return candidate.Run(ctx, func(ctx context.Context, won election.Won) error {
 			return o.lead(ctx, won, logger, registry, health)
 		})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -33,6 +34,9 @@ type cluster struct {
 	n      int
 	port   int
 }
+
+// The fake apiserver panics when a watcher falls behind; bursts are big here.
+func init() { watch.DefaultChanSize = 1 << 16 }
 
 // open lets everybody in.
 type open struct{}
@@ -123,7 +127,10 @@ func (c *cluster) wait(name, what string, ok func(*v1.Pod) bool) *v1.Pod {
 	}
 	defer w.Stop()
 	pod, err := pods.Get(ctx, name, metav1.GetOptions{})
-	if err == nil && ok(pod) {
+	if apierrors.IsNotFound(err) {
+		pod = nil
+	}
+	if ok(pod) {
 		return pod
 	}
 	for {
@@ -141,7 +148,7 @@ func (c *cluster) wait(name, what string, ok func(*v1.Pod) bool) *v1.Pod {
 				return pod
 			}
 		case <-ctx.Done():
-			c.tb.Fatalf("pod %s: not %s\n%+v\n%s", name, what, pod.Status, c.Log())
+			c.tb.Fatalf("pod %s: not %s\n%+v\n%s", name, what, pod, c.Log())
 		}
 	}
 }

@@ -130,7 +130,6 @@ func (s *server) readVirtual(w http.ResponseWriter, r *http.Request, c *call) er
 		condition.Status, condition.Message, condition.Error = corev1.ConditionFalse, "", err.Error()
 	}
 	etcd.Conditions = []corev1.ComponentCondition{condition}
-	request.Warn(r.Context(), "v1 ComponentStatus is deprecated in v1.19+")
 	if c.Verb == "get" {
 		if c.Name != etcd.Name {
 			return apierrors.NewNotFound(c.kind.GroupResource(), c.Name)

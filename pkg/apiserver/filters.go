@@ -29,9 +29,11 @@ func (s *server) filters(next http.Handler) http.Handler {
 	return s.survive(next)
 }
 
-// survive keeps a panic to its request.
+// survive keeps a panic to its request, and counts what runs.
 func (s *server) survive(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.running.Add(1)
+		defer s.running.Add(-1)
 		defer func() {
 			reason := recover()
 			if reason == nil {
@@ -91,8 +93,8 @@ func (w *warnings) add(text string) {
 	w.header.Add("Warning", value)
 }
 
-// inFlight refuses what is too much at once. Long-running requests don't count, and the
-// system's own administrators get through always, to see what is going on.
+// inFlight refuses what is too much at once. Long-running requests don't count, nor does
+// what isn't about resources: health must always answer.
 func (s *server) inFlight(next http.Handler) http.Handler {
 	reading := make(chan struct{}, s.cfg.MaxReading)
 	mutating := make(chan struct{}, s.cfg.MaxMutating)

@@ -21,6 +21,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/rest"
 
 	"skiff/pkg/api"
@@ -62,7 +63,27 @@ type instance struct {
 	config  *rest.Config
 	store   *store.Store
 	etcd    *etcd.Member
+	rows    *api.Catalogue
 	stop    func()
+
+	certFile, keyFile string
+}
+
+// direct writes an object into the store, past the server.
+func (i *instance) direct(t testing.TB) func(api.Object) {
+	return func(obj api.Object) {
+		t.Helper()
+		gvks, _, err := api.Scheme.ObjectKinds(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := i.rows.View().ByKind(gvks[0])
+		obj.SetUID(uuid.NewUUID())
+		key := store.Key{Path: kind.StoragePath, Namespace: obj.GetNamespace(), Name: obj.GetName()}
+		if _, err := i.store.Create(limited(t), kind, key, obj, store.Write{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // start runs a server; change may adapt its configuration.
@@ -116,7 +137,7 @@ func start(t testing.TB, change ...func(*apiserver.Config)) *instance {
 	t.Cleanup(stop)
 	<-ready
 	return &instance{
-		address: "https://" + listener.Addr().String(), store: st, etcd: member, stop: stop,
+		address: "https://" + listener.Addr().String(), store: st, etcd: member, stop: stop, rows: rows, certFile: certFile, keyFile: keyFile,
 		config: &rest.Config{Host: listener.Addr().String(), TLSClientConfig: rest.TLSClientConfig{CAData: caPEM}, QPS: -1},
 	}
 }

@@ -127,6 +127,9 @@ func listOptions(r *http.Request, kind *api.Kind) (*internalversion.ListOptions,
 	if err := invalidOptions("ListOptions", internalvalidation.ValidateListOptions(o, true)); err != nil {
 		return nil, err
 	}
+	if o.ShardSelector != "" {
+		return nil, apierrors.NewBadRequest("shardSelector is not supported by this server")
+	}
 	if o.FieldSelector != nil {
 		selector, err := o.FieldSelector.Transform(fieldNames(kind))
 		if err != nil {

@@ -2,8 +2,10 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -129,6 +131,7 @@ func (s *server) resource(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	warnDeprecated(r, c)
 	if c.sub != nil && c.sub.Action {
 		return s.action(w, r, c)
 	}
@@ -157,6 +160,31 @@ func (s *server) resource(w http.ResponseWriter, r *http.Request) error {
 		return s.deleteCollection(w, r, c)
 	}
 	return methodNotAllowed(c.kind.GroupResource(), info.Verb)
+}
+
+// warnDeprecated tells people that a kind is on its way out, as its Go type knows. Components,
+// whose logs would fill with it, are spared.
+func warnDeprecated(r *http.Request, c *call) {
+	if c.user == nil || strings.HasPrefix(c.user.Name, "system:") {
+		return
+	}
+	old, ok := c.kind.New().(interface{ APILifecycleDeprecated() (major, minor int) })
+	if !ok {
+		return
+	}
+	major, minor := old.APILifecycleDeprecated()
+	text := fmt.Sprintf("%s %s is deprecated in v%d.%d+", c.kind.GroupVersion(), c.kind.Kind, major, minor)
+	if removed, ok := old.(interface{ APILifecycleRemoved() (major, minor int) }); ok {
+		major, minor := removed.APILifecycleRemoved()
+		text += fmt.Sprintf(", unavailable in v%d.%d+", major, minor)
+	}
+	if instead, ok := old.(interface {
+		APILifecycleReplacement() schema.GroupVersionKind
+	}); ok {
+		gvk := instead.APILifecycleReplacement()
+		text += fmt.Sprintf("; use %s %s", gvk.GroupVersion(), gvk.Kind)
+	}
+	request.Warn(r.Context(), text)
 }
 
 // formats says how this resource can be sent: custom resources have no protobuf form.

@@ -49,38 +49,55 @@ func (s *server) updateScale(w http.ResponseWriter, r *http.Request, c *call, in
 		return err
 	}
 	owner := manager(options.FieldManager, r.UserAgent())
-	return s.changeScale(w, r, c, options, options.DryRun, owner, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return scale, nil })
+	return s.changeScale(w, r, c, options, options.DryRun, func(current *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		return s.managers.Of(scaleKind, "scale").Update(current, scale.DeepCopy(), owner).(*autoscalingv1.Scale), nil
+	})
+}
+
+// scaleKind is what fields are tracked by on the scale subresource.
+var scaleKind = &api.Kind{
+	GroupVersionKind: autoscalingv1.SchemeGroupVersion.WithKind("Scale"),
+	New:              func() api.Object { return &autoscalingv1.Scale{} },
 }
 
 // patchScale patches the scale of an object.
 func (s *server) patchScale(w http.ResponseWriter, r *http.Request, c *call, p *patchRequest) error {
-	return s.changeScale(w, r, c, p.options, p.options.DryRun, p.owner, func(current *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+	fields := s.managers.Of(scaleKind, "scale")
+	return s.changeScale(w, r, c, p.options, p.options.DryRun, func(current *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		if p.kind == types.ApplyYAMLPatchType {
 			configuration, err := readConfiguration(r, p)
 			if err != nil {
 				return nil, err
 			}
-			next := current.DeepCopy()
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(configuration.Object, next); err != nil {
-				return nil, apierrors.NewBadRequest(err.Error())
+			force := p.options.Force != nil && *p.options.Force
+			next, err := fields.Apply(current.DeepCopy(), configuration, p.options.FieldManager, force)
+			if err != nil {
+				return nil, err
 			}
-			return next, nil
+			return next.(*autoscalingv1.Scale), matchName(c, next)
 		}
 		next, err := s.patchObject(r, p, current, c.sub.GroupVersionKind, func() runtime.Object { return &autoscalingv1.Scale{} })
 		if err != nil {
 			return nil, err
 		}
-		scale := next.(*autoscalingv1.Scale)
+		scale := fields.Update(current, next.(*autoscalingv1.Scale), p.owner).(*autoscalingv1.Scale)
 		return scale, matchName(c, scale)
 	})
 }
 
-func (s *server) changeScale(w http.ResponseWriter, r *http.Request, c *call, options runtime.Object, dryRun []string, owner string, desired func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+// changeScale writes through the scale: the replica count, and who set it.
+func (s *server) changeScale(w http.ResponseWriter, r *http.Request, c *call, options runtime.Object, dryRun []string, desired func(current *autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
 	entry, obj, _, err := s.change(r.Context(), c, change{
 		dryRun:  isDryRun(dryRun),
 		options: options,
 		apply: func(_ context.Context, current api.Object) (api.Object, error) {
-			scale, err := desired(scaleOf(c, current))
+			gv := c.kind.GroupVersion().String()
+			owners := managedfields.NewScaleHandler(current.GetManagedFields(), c.kind.GroupVersion(), managedfields.ResourcePathMappings{
+				gv: fieldpath.MakePathOrDie("spec", "replicas"),
+			})
+			before := scaleOf(c, current)
+			before.ManagedFields, _ = owners.ToSubresource() // owners that can't be read don't stop a write
+			scale, err := desired(before)
 			if err != nil {
 				return nil, err
 			}
@@ -88,15 +105,17 @@ func (s *server) changeScale(w http.ResponseWriter, r *http.Request, c *call, op
 				return nil, err
 			}
 			next := current.DeepCopyObject().(api.Object)
-			next.SetResourceVersion(scale.ResourceVersion)
-			if next.GetResourceVersion() == "" {
-				next.SetResourceVersion(current.GetResourceVersion())
+			if scale.ResourceVersion != "" {
+				next.SetResourceVersion(scale.ResourceVersion)
 			}
 			if scale.UID != "" {
 				next.SetUID(scale.UID)
 			}
 			c.sub.Scale.Set(next, scale.Spec.Replicas)
-			return ownReplicas(c.kind, current, next, owner)
+			if merged, err := owners.ToParent(scale.ManagedFields); err == nil {
+				next.SetManagedFields(merged)
+			}
+			return next, nil
 		},
 	})
 	if err != nil {
@@ -123,35 +142,4 @@ func validateScale(c *call, scale *autoscalingv1.Scale) error {
 	return apierrors.NewInvalid(c.sub.GroupVersionKind.GroupKind(), scale.Name, field.ErrorList{
 		field.Invalid(field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0"),
 	})
-}
-
-// ownReplicas records that owner set spec.replicas by the scale subresource.
-func ownReplicas(kind *api.Kind, current, next api.Object, owner string) (api.Object, error) {
-	gv := kind.GroupVersion()
-	handler := managedfields.NewScaleHandler(current.GetManagedFields(), gv, managedfields.ResourcePathMappings{
-		gv.String(): fieldpath.MakePathOrDie("spec", "replicas"),
-	})
-	entries, err := handler.ToSubresource()
-	if err != nil {
-		return next, nil // fields that can't be tracked don't stop a write
-	}
-	now := metav1.Now()
-	const fields = `{"f:spec":{"f:replicas":{}}}`
-	kept := entries[:0]
-	for _, e := range entries {
-		if e.Manager != owner || e.Subresource != "scale" {
-			continue
-		}
-		kept = append(kept, e)
-	}
-	kept = append(kept, metav1.ManagedFieldsEntry{
-		Manager: owner, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: autoscalingv1.SchemeGroupVersion.String(),
-		Time: &now, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}, Subresource: "scale",
-	})
-	merged, err := handler.ToParent(kept)
-	if err != nil {
-		return next, nil
-	}
-	next.SetManagedFields(merged)
-	return next, nil
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -34,6 +35,7 @@ type server struct {
 	nodes     *stream.Nodes
 	// stopping ends when the server begins to stop: long-running requests end with it.
 	stopping context.Context
+	running  atomic.Int64 // requests
 }
 
 // Run serves until ctx ends or something fails, then lets running requests finish. What
@@ -162,13 +164,25 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	return err
 }
 
-// drain waits for running requests. The long-running ones have ended by then: their clients
+// quiet is how long a stopping server must have had nothing to do before it closes its
+// connections. Waiting for the connections themselves costs a second or more with HTTP/2.
+const quiet = 100 * time.Millisecond
+
+// drain waits for running requests. The long-running ones end by themselves: their clients
 // come back elsewhere.
 func (s *server) drain(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
 	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		s.logger.Warn("requests were cut off", "error", err)
-		_ = server.Close()
+	go func() { _ = server.Shutdown(ctx) }() // no new connections, and clients are told to leave
+	since := time.Now()
+	for time.Since(since) < quiet && ctx.Err() == nil {
+		if s.running.Load() > 0 {
+			since = time.Now()
+		}
+		time.Sleep(quiet / 20)
 	}
+	if n := s.running.Load(); n > 0 {
+		s.logger.Warn("requests were cut off", "count", n)
+	}
+	_ = server.Close()
 }

@@ -94,6 +94,9 @@ func (a *allocator) lost(t *taken, wanted *corev1.Service) error {
 }
 
 func refuseAddress(s *corev1.Service, address, why string) error {
+	if len(s.Spec.ClusterIPs) == 0 {
+		s.Spec.ClusterIPs = []string{address}
+	}
 	return invalidService(s, field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: %s", address, why)))
 }
 

@@ -295,7 +295,7 @@ func pathOf(key store.Key) string {
 // prepareSuccessor keeps from the old object what an update can't change.
 func (s *server) prepareSuccessor(ctx context.Context, c *call, obj, old api.Object) {
 	obj.SetGeneration(old.GetGeneration())
-	if c.sub == nil {
+	if c.whole() {
 		c.kind.PrepareUpdate(ctx, obj, old)
 	} else if c.sub.PrepareForUpdate != nil {
 		c.sub.PrepareForUpdate(ctx, obj, old)
@@ -314,12 +314,15 @@ func (s *server) prepareSuccessor(ctx context.Context, c *call, obj, old api.Obj
 	}
 }
 
+// whole says that a call is about all of an object: scaling is an update of it.
+func (c *call) whole() bool { return c.sub == nil || c.sub.Scale != nil }
+
 func (s *server) validateSuccessor(ctx context.Context, c *call, obj, old api.Object) error {
 	errs := api.ValidateMeta(c.kind, obj, old)
 	switch {
 	case c.sub != nil && c.sub.ValidateUpdate != nil:
 		errs = append(errs, c.sub.ValidateUpdate(obj, old)...)
-	case c.sub == nil && c.kind.ValidateUpdate != nil:
+	case c.whole() && c.kind.ValidateUpdate != nil:
 		errs = append(errs, c.kind.ValidateUpdate(obj, old)...)
 	}
 	if len(errs) > 0 {

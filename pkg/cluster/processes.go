@@ -62,6 +62,8 @@ func controller(s *Spec) supervise.Process {
 		"--cluster-cidr=" + s.PodRange.String(),
 		"--service-cluster-ip-range=" + s.ServiceRange.String(),
 		"--root-ca-file=" + etc("ca.crt"),
+		"--cluster-signing-cert-file=" + etc("ca.crt"),
+		"--cluster-signing-key-file=" + etc("ca.key"),
 	}}
 }
 

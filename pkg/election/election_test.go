@@ -361,3 +361,34 @@ func TestMain(m *testing.M) {
 	klog.SetOutput(io.Discard)
 	os.Exit(m.Run())
 }
+
+// A leader whose lease has run out doesn't write, whatever the apiserver would say.
+func TestNoWritesAfterTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fence{lock: "kube-system/test", deposed: func(*Deposed) {}}
+		f.renewed(time.Now().Add(3 * time.Second))
+		sent := 0
+		guarded := f.guard(roundTripper(func(r *http.Request) (*http.Response, error) {
+			sent++
+			return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: r}, nil
+		}))
+		try := func(method string) error {
+			r, err := http.NewRequestWithContext(t.Context(), method, "http://server/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = guarded.RoundTrip(r)
+			return err
+		}
+		if err := try(http.MethodPost); err != nil || sent != 1 {
+			t.Errorf("a leader may write: %v", err)
+		}
+		time.Sleep(4 * time.Second)
+		if err := try(http.MethodPost); !errors.As(err, new(*Deposed)) || sent != 1 {
+			t.Errorf("wrote after the lease had run out: %v", err)
+		}
+		if err := try(http.MethodGet); err != nil || sent != 2 {
+			t.Errorf("reading is always allowed: %v", err)
+		}
+	})
+}

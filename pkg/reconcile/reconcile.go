@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
 )
 
@@ -127,7 +128,11 @@ func (l *Loop[K]) turn(ctx context.Context) bool {
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		// stopping
 	default:
-		l.config.Logger.Warn("reconcile failed, trying again", "loop", l.config.Name,
+		level := slog.LevelWarn
+		if apierrors.IsConflict(err) {
+			level = slog.LevelDebug // somebody else wrote first: what the next turn is for
+		}
+		l.config.Logger.Log(ctx, level, "reconcile failed, trying again", "loop", l.config.Name,
 			"key", fmt.Sprint(key), "failures", l.queue.NumRequeues(key)+1, "err", err)
 		l.queue.AddRateLimited(key)
 	}

@@ -41,6 +41,7 @@ func (s *Scheduler) bind(ctx context.Context, it *item, d Decision, start time.T
 	s.metrics.tried("error", s.config.Name, start)
 	s.config.Logger.Warn("binding failed", "pod", it.key, "node", d.Node, "error", err)
 	s.mu.Lock()
+	p := it.pod // may be replaced once it waits again
 	s.forget(it)
 	current := s.queue.items[it.key] == it
 	if current {
@@ -57,7 +58,7 @@ func (s *Scheduler) bind(ctx context.Context, it *item, d Decision, start time.T
 	s.wake()
 	if current && !apierrors.IsNotFound(err) {
 		message := fmt.Sprintf("binding rejected: %v", err)
-		s.report(ctx, it.pod, Decision{Pod: it.key, Message: message}, it.Status.NominatedNodeName, true)
+		s.report(ctx, p, Decision{Pod: p.key, Message: message}, p.Status.NominatedNodeName, true)
 	}
 }
 

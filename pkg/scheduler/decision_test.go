@@ -339,3 +339,32 @@ func randomPod(t *rapid.T, name string) *corev1.Pod {
 }
 
 func oneCPU() *resource.Quantity { return resource.NewQuantity(1, resource.DecimalSI) }
+
+// A class that was looked at before a pod came whose affinity concerns it.
+func TestClassNoticesNewTerms(t *testing.T) {
+	for name, c := range map[string]struct {
+		newcomer *corev1.Pod
+		want     string
+	}{
+		"kept away": {testPod("new", on("a"), apartFrom(corev1.LabelTopologyZone, "app", "web")), "c"},
+		"attracted": {testPod("new", on("c"), func(p *corev1.Pod) {
+			affinityOf(p).PodAffinity = &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
+				{Weight: 100, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: corev1.LabelTopologyZone, LabelSelector: selecting("app", "web")}}}}
+		}), "c"},
+		"by host":    {testPod("new", on("a"), apartFrom(corev1.LabelHostname, "app", "web")), "b"},
+		"not at all": {testPod("new", on("c"), apartFrom(corev1.LabelHostname, "app", "db")), "a"},
+	} {
+		cluster := newCluster()
+		for _, n := range []*corev1.Node{testNode("a", zone("x")), testNode("b", zone("x")), testNode("c", zone("y"))} {
+			cluster.setNode(n)
+		}
+		p := newPod(testPod("p", labelled("app", "web")))
+		if d := cluster.decide(p, p.signature()); d.Node != "a" {
+			t.Fatalf("%s: first %q", name, d.Node)
+		}
+		cluster.addPod(newPod(c.newcomer), c.newcomer.Spec.NodeName)
+		if d := cluster.decide(p, p.signature()); d.Node != c.want {
+			t.Errorf("%s: got %q, want %q", name, d.Node, c.want)
+		}
+	}
+}

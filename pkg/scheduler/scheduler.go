@@ -94,7 +94,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 	defer s.watching.wait()
 	defer s.workers.Wait()
-	s.config.Logger.Info("scheduling", "name", s.config.Name, "nodes", len(s.cluster.slots))
+	s.config.Logger.Info("scheduling", "name", s.config.Name)
 	for s.turn(ctx) {
 	}
 	return context.Cause(ctx)

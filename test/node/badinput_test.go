@@ -38,7 +38,7 @@ func TestBadInput(t *testing.T) {
 		"malformed YAML": {"POST", configMaps, "application/yaml", "a: [b",
 			400, "BadRequest", "yaml"},
 		"another kind": {"POST", configMaps, "application/json", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}`,
-			400, "BadRequest", "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret).v1.Secret to (core.ConfigMap).v1.ConfigMap: unknown conversion"},
+			400, "BadRequest", "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion"},
 		"unknown field": {"POST", configMaps + "?fieldValidation=Strict", "application/json", `{"metadata":{"name":"x"},"dada":{}}`,
 			400, "BadRequest", `strict decoding error: unknown field "dada"`},
 		"invalid name": {"POST", configMaps, "application/json", `{"metadata":{"name":"Not_A_Name"}}`,

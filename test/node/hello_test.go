@@ -113,13 +113,13 @@ func TestDeploymentBehindService(t *testing.T) {
 
 	t.Run("VIP from a pod, over all replicas", func(t *testing.T) {
 		eventually(t, 20*time.Second, "all replicas answer", func() error {
-			out, err := in(fmt.Sprintf("for i in $(seq 60); do wget -q -T 2 -O - http://%s/; done", service.Spec.ClusterIP))
+			out, err := in(fmt.Sprintf("/hello get -n 60 http://%s/", service.Spec.ClusterIP))
 			if err != nil {
 				return fmt.Errorf("%v: %s", err, out)
 			}
 			seen := map[string]bool{}
 			for line := range strings.Lines(out) {
-				seen[line] = true
+				seen[strings.TrimSpace(line)] = true
 			}
 			if len(seen) != replicas {
 				return fmt.Errorf("%d of %d replicas answered 60 requests: %v", len(seen), replicas, seen)
@@ -129,7 +129,7 @@ func TestDeploymentBehindService(t *testing.T) {
 	})
 	t.Run("every pod from a pod", func(t *testing.T) {
 		for _, p := range pods.Items {
-			if out, err := in(fmt.Sprintf("wget -q -T 2 -O - http://%s:8080/", p.Status.PodIP)); err != nil || out != "hello from "+p.Name {
+			if out, err := in(fmt.Sprintf("/hello get http://%s:8080/", p.Status.PodIP)); err != nil || out != "hello from "+p.Name {
 				t.Errorf("%s at %s on %s: %q %v", p.Name, p.Status.PodIP, p.Spec.NodeName, out, err)
 			}
 		}
@@ -152,21 +152,21 @@ func TestDeploymentBehindService(t *testing.T) {
 	})
 	t.Run("names", func(t *testing.T) {
 		for _, name := range []string{"hello", "hello." + ns, "hello." + ns + ".svc", "hello." + ns + ".svc.cluster.local"} {
-			if out, err := in("wget -q -T 2 -O - http://" + name + "/"); err != nil || !strings.HasPrefix(out, "hello from ") {
+			if out, err := in("/hello get http://" + name + "/"); err != nil || !strings.HasPrefix(out, "hello from ") {
 				t.Errorf("%s: %q %v", name, out, err)
 			}
 		}
-		if out, err := in("nslookup kubernetes.default.svc.cluster.local"); err != nil || !strings.Contains(out, "10.96.0.1") {
-			t.Errorf("nslookup kubernetes: %q %v", out, err)
+		if out, err := in("/hello lookup kubernetes.default.svc.cluster.local"); err != nil || out != "10.96.0.1" {
+			t.Errorf("lookup of kubernetes: %q %v", out, err)
 		}
-		if out, err := in("nslookup nobody.default.svc.cluster.local"); err == nil || !strings.Contains(out, "NXDOMAIN") {
-			t.Errorf("nslookup of a service that isn't there: %q %v", out, err)
+		if out, err := in("/hello lookup nobody.default.svc.cluster.local"); err == nil || !strings.Contains(out, "no such host") {
+			t.Errorf("lookup of a service that isn't there: %q %v", out, err)
 		}
 	})
 	t.Run("a service without endpoints refuses", func(t *testing.T) {
 		must(t, "scale", "-n", ns, "deployment/hello", "--replicas=0")
 		eventually(t, 20*time.Second, "connections are refused", func() error {
-			out, err := in(fmt.Sprintf("wget -q -T 2 -O - http://%s/", service.Spec.ClusterIP))
+			out, err := in(fmt.Sprintf("/hello get http://%s/", service.Spec.ClusterIP))
 			if err == nil || !strings.Contains(out, "refused") {
 				return fmt.Errorf("%q %v", out, err)
 			}

@@ -37,8 +37,7 @@ func TestKilledContainerIsRestarted(t *testing.T) {
 	ns := newNamespace(t)
 	must(t, "apply", "-n", ns, "-f", "manifests/pod.yaml")
 	waitPod(t, ns, "hello", "ready", ready)
-	// From inside, PID 1 is immune to a signal it doesn't handle: a child kills it not.
-	ctl("exec", "-n", ns, "hello", "--", "wget", "-q", "-T", "2", "-O", "-", "--post-data=", "http://localhost:8080/exit?3")
+	ctl("exec", "-n", ns, "hello", "--", "/hello", "post", "http://localhost:8080/exit?3")
 	pod := waitPod(t, ns, "hello", "restarted", func(p *v1.Pod) bool {
 		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p)
 	})
@@ -81,12 +80,10 @@ func TestKilledComponents(t *testing.T) {
 	}
 	waitPod(t, ns, "ticker", "ready", ready)
 	// The prober runs in a pod by itself: nothing that is killed carries its questions.
-	const prober = `while true; do
-  if wget -q -T 1 -O /dev/null http://hello/ ; then echo ok; else echo FAILED $(date +%s); fi; usleep 50000; done`
 	_, err = client.CoreV1().Pods(ns).Create(t.Context(), &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "prober"},
 		Spec: v1.PodSpec{NodeName: clusterName + "-worker-1", TerminationGracePeriodSeconds: new(int64),
-			Containers: []v1.Container{{Name: "c", Image: helloImage, Command: []string{"sh", "-c", prober}}}},
+			Containers: []v1.Container{{Name: "c", Image: helloImage, Command: []string{"/hello", "get", "-n", "0", "-every", "50ms", "http://hello/"}}}},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +125,7 @@ func TestKilledComponents(t *testing.T) {
 		}
 	}
 	checkTicker(t, must(t, "logs", "-n", ns, "ticker"))
-	if out := must(t, "logs", "-n", ns, "prober"); strings.Contains(out, "FAILED") || !strings.Contains(out, "ok") {
+	if out := must(t, "logs", "-n", ns, "prober"); strings.Contains(out, "FAILED") || !strings.Contains(out, "hello from") {
 		t.Errorf("the service was away for somebody who asked by name: %d of %d requests failed",
 			strings.Count(out, "FAILED"), strings.Count(out, "\n"))
 	}

@@ -36,6 +36,9 @@ func TestKubectls(t *testing.T) {
 				}
 			}
 			expect("version", run("version"), "v1.36.0+skiff")
+			if name == "ctl" {
+				expect("ctl's own version", run("version", "--client"), "Client Version: v1.36.0+skiff")
+			}
 			expect("api-resources", run("api-resources"), "deployments", "deploy", "apps/v1", "Deployment")
 			expect("explain", run("explain", "deployment.spec.strategy"), "RollingUpdate")
 			expect("apply", run("apply", "-f", "manifests/pod.yaml"), "pod/hello created")

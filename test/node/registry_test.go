@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -42,6 +43,19 @@ var startRegistry = sync.OnceValues(func() (string, error) {
 	listener, err := net.Listen("tcp", net.JoinHostPort(s.Gateway().String(), "0"))
 	if err != nil {
 		return "", err
+	}
+	// The nodes must be told that it speaks plain HTTP.
+	for _, n := range s.Nodes {
+		hosts, err := cluster.NodeFile(clusterName, n.Name, "/run/skiff/etc/certs.d/"+listener.Addr().String()+"/hosts.toml")
+		if err != nil {
+			return "", err
+		}
+		if err := os.MkdirAll(filepath.Dir(hosts), 0o755); err != nil {
+			return "", err
+		}
+		if err := os.WriteFile(hosts, []byte("server = \"http://"+listener.Addr().String()+"\"\n"), 0o644); err != nil {
+			return "", err
+		}
 	}
 	go http.Serve(listener, registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	return listener.Addr().String(), nil

@@ -171,8 +171,12 @@ func (r *Runtime) create(ctx context.Context, c ContainerConfig, mounts []mount.
 // Start runs a created container's process. When it fails, the container has
 // ended with reason StartError and code 128, as containerd's CRI plugin has it.
 func (r *Runtime) Start(ctx context.Context, n *NewContainer) error {
+	done, err := r.slot(ctx)
 	started := time.Now()
-	err := r.start(ctx, n)
+	if err == nil {
+		err = r.start(ctx, n)
+		done()
+	}
 	if err == nil {
 		n.State = Running
 		n.Exit.StartedAt = started
@@ -227,6 +231,11 @@ func (r *Runtime) Signal(ctx context.Context, id string, signal syscall.Signal, 
 func (r *Runtime) Reap(ctx context.Context, c Container) (Exit, error) {
 	exit := c.Exit
 	oom := r.oomKills(c.Cgroup) > 0
+	done, err := r.slot(ctx)
+	if err != nil {
+		return exit, err
+	}
+	defer done()
 	d, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.ID})
 	switch err = errgrpc.ToNative(err); {
 	case err == nil:
@@ -270,15 +279,15 @@ func (r *Runtime) SetLabel(ctx context.Context, id, key, value string) error {
 
 // Remove takes a container away with all it holds; what still runs is killed.
 func (r *Runtime) Remove(ctx context.Context, id string) error {
-	if _, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id}); err != nil {
-		if err = errgrpc.ToNative(err); errdefs.IsFailedPrecondition(err) {
-			if err := r.killAndWait(ctx, id); err != nil {
-				return err
-			}
-			_, err = r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
-			err = errgrpc.ToNative(err)
+	remove := func() error {
+		_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+		return ignoreNotFound(errgrpc.ToNative(err))
+	}
+	if err := remove(); err != nil { // it runs
+		if err := r.killAndWait(ctx, id); err != nil {
+			return err
 		}
-		if err != nil && !errdefs.IsNotFound(err) {
+		if err := remove(); err != nil {
 			return fmt.Errorf("remove task %s: %w", id, err)
 		}
 	}

@@ -146,20 +146,32 @@ func IPCSysctl(name string) bool {
 // Within runs f on a thread that has entered the namespace at path. The thread
 // is given up afterwards.
 func Within(path string, kind int, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	return onThread(func() error {
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			done <- fmt.Errorf("%s: %w", path, err)
-			return
+			return fmt.Errorf("%s: %w", path, err)
 		}
 		defer unix.Close(fd)
 		if err := unix.Setns(fd, kind); err != nil {
-			done <- fmt.Errorf("enter %s: %w", path, err)
+			return fmt.Errorf("enter %s: %w", path, err)
+		}
+		return f()
+	})
+}
+
+// onThread runs f on a thread of its own, which ends with it. It is never the
+// process's first thread: that one can't end, and /proc/self would from then on
+// show the namespaces that f has entered.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		goruntime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			done <- onThread(f) // this thread being held, it gets another one
+			goruntime.UnlockOSThread()
 			return
 		}
-		done <- f()
+		done <- f() // never unlocked: the thread ends with the goroutine
 	}()
 	return <-done
 }
@@ -177,12 +189,7 @@ func makeNamespaces(dir string) error {
 	if err := unix.Mount("shm", filepath.Join(dir, "shm"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,"+shmSize); err != nil {
 		return fmt.Errorf("shm: %w", err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread()
-		done <- unshareAndPin(dir)
-	}()
-	return <-done
+	return onThread(func() error { return unshareAndPin(dir) })
 }
 
 func unshareAndPin(dir string) error {

@@ -24,14 +24,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	containerdlog "github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -67,6 +70,10 @@ type Runtime struct {
 	pool   chan string // names of ready-made namespace directories
 	refill chan struct{}
 	users  userCache
+	// slots bounds how many containers are started or taken down at once: each is a
+	// handful of short processes, and more of them than cores only get in each
+	// other's way.
+	slots chan struct{}
 }
 
 // New prepares a Runtime; Open makes it usable.
@@ -82,12 +89,15 @@ func New(config Config) *Runtime {
 		log:    config.Log,
 		pool:   make(chan string, max(config.PoolSize, 1)),
 		refill: make(chan struct{}, 1),
+		slots:  make(chan struct{}, max(4, goruntime.NumCPU())),
 	}
 }
 
 // Open connects to containerd (waiting for it as long as ctx lives), looks at
 // what the host can do, and makes the directory for namespaces private.
 func (r *Runtime) Open(ctx context.Context) error {
+	// The client libraries log what they also return as errors, in their own format.
+	containerdlog.L.Logger.SetOutput(io.Discard)
 	host, err := probeHost()
 	if err != nil {
 		return fmt.Errorf("look at the host: %w", err)
@@ -183,4 +193,14 @@ func ignoreNotFound(err error) error {
 		return nil
 	}
 	return err
+}
+
+// slot waits for its turn; the function it returns gives it back.
+func (r *Runtime) slot(ctx context.Context) (func(), error) {
+	select {
+	case r.slots <- struct{}{}:
+		return func() { <-r.slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skiff/pkg/agent/runtime"
 )
 
 // The types have the fields of k8s.io/kubelet/pkg/apis/stats/v1alpha1 that are filled in here.
@@ -312,26 +313,15 @@ func fileSystem(path string, now time.Time) *FsStats {
 
 // podNetwork reads /proc/net/dev as a thread in the namespace sees it.
 func podNetwork(netns string, now time.Time) *NetworkStats {
-	done := make(chan []byte, 1)
-	go func() {
-		goruntime.LockOSThread() // the thread is given up
-		fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- nil
-			return
-		}
-		defer unix.Close(fd)
-		if unix.Setns(fd, unix.CLONE_NEWNET) != nil {
-			done <- nil
-			return
-		}
-		b, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/net/dev", unix.Gettid()))
-		done <- b
-	}()
-	if b := <-done; b != nil {
-		return interfaces(b, now)
+	var b []byte
+	err := runtime.Within(netns, unix.CLONE_NEWNET, func() (err error) {
+		b, err = os.ReadFile("/proc/thread-self/net/dev")
+		return err
+	})
+	if err != nil {
+		return nil
 	}
-	return nil
+	return interfaces(b, now)
 }
 
 // interfaces reads a /proc/net/dev (proc_pid_net(5)).

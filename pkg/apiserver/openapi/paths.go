@@ -85,8 +85,8 @@ var (
 	namespaceParam = param{name: "namespace", in: "path", kind: "string", required: true, text: "object name and auth scope, such as for teams and projects"}
 	restParam      = param{name: "path", in: "path", kind: "string", required: true, text: "path to the resource"}
 
-	listParams   = paramsOf(metav1.ListOptions{})
-	selectParams = paramsOf(metav1.ListOptions{}, "watch", "allowWatchBookmarks")
+	listParams   = paramsOf(metav1.ListOptions{}, "shardSelector")
+	selectParams = paramsOf(metav1.ListOptions{}, "shardSelector", "watch", "allowWatchBookmarks")
 	createParams = paramsOf(metav1.CreateOptions{})
 	updateParams = paramsOf(metav1.UpdateOptions{})
 	patchParams  = paramsOf(metav1.PatchOptions{})

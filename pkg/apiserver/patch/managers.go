@@ -72,7 +72,12 @@ func (m *Managers) fieldManager(key managerKey) (*managedfields.FieldManager, er
 		return managedfields.NewDefaultCRDFieldManager(managedfields.NewDeducedTypeConverter(), known, known, known,
 			key.kind.GroupVersionKind, gv, key.subresource, reset)
 	}
-	return managedfields.NewDefaultFieldManager(m.types(), known, known, known,
+	types := m.types()
+	probe, _ := known.New(key.kind.GroupVersionKind)
+	if _, err := types.ObjectToTyped(probe); err != nil {
+		types = managedfields.NewDeducedTypeConverter() // a type without a schema of its own: Scale
+	}
+	return managedfields.NewDefaultFieldManager(types, known, known, known,
 		key.kind.GroupVersionKind, gv, key.subresource, reset)
 }
 

@@ -39,6 +39,7 @@ type Reconciler struct {
 	synced    []cache.InformerSynced
 	events    record.EventRecorder
 	triggers  serving.Triggers
+	pace      reconciler.Pace[key]
 	deleted   sync.Map // keys of services seen being deleted, until their Endpoints have been looked at
 	loop      *reconcile.Loop[key]
 	log       *slog.Logger
@@ -54,6 +55,7 @@ func New(c reconciler.Config) *Reconciler {
 		endpoints: core.Endpoints().Lister(),
 		store:     core.Endpoints().Informer(),
 		events:    c.Events,
+		pace:      reconciler.Pace[key]{Every: serving.Batch},
 		log:       c.Logger,
 	}
 	r.synced = []cache.InformerSynced{core.Services().Informer().HasSynced, core.Pods().Informer().HasSynced, r.store.HasSynced}
@@ -91,11 +93,15 @@ func (r *Reconciler) reconcile(ctx context.Context, key key) (time.Duration, err
 	if !serving.HasEndpoints(service) {
 		return 0, nil
 	}
+	if wait := r.pace.Wait(key); wait > 0 {
+		return wait, nil
+	}
 	pods := serving.Pods(r.pods, service)
 	plan := Decide(Snapshot{Service: service, Pods: pods, Current: current, TriggerTime: r.triggers.Observe(service, pods)})
 	if plan.Write == nil {
 		return 0, nil
 	}
+	r.pace.Wrote(key)
 	return 0, r.write(ctx, key, plan)
 }
 

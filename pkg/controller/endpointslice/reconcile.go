@@ -55,6 +55,7 @@ type Reconciler struct {
 	events      record.EventRecorder
 	maxPerSlice int
 	triggers    serving.Triggers
+	pace        reconciler.Pace[key]
 	loop        *reconcile.Loop[key]
 	log         *slog.Logger
 }
@@ -70,6 +71,7 @@ func New(c reconciler.Config, maxPerSlice int) *Reconciler {
 		slices:      c.Informers.Discovery().V1().EndpointSlices().Informer(),
 		events:      c.Events,
 		maxPerSlice: maxPerSlice,
+		pace:        reconciler.Pace[key]{Every: serving.Batch},
 		log:         c.Logger,
 	}
 	r.synced = []cache.InformerSynced{core.Services().Informer().HasSynced, core.Pods().Informer().HasSynced, core.Nodes().Informer().HasSynced, r.slices.HasSynced}
@@ -130,8 +132,13 @@ func (r *Reconciler) reconcile(ctx context.Context, key key) (time.Duration, err
 	if !serving.HasEndpoints(service) {
 		return 0, nil
 	}
-	snapshot := r.snapshot(service)
-	plan := Decide(snapshot)
+	if wait := r.pace.Wait(key); wait > 0 {
+		return wait, nil
+	}
+	plan := Decide(r.snapshot(service))
+	if len(plan.Steps) > 0 {
+		r.pace.Wrote(key)
+	}
 	var errs []error
 	for _, step := range plan.Steps {
 		if err := r.execute(ctx, key, service, step); err != nil {

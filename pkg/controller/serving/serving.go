@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -17,6 +18,10 @@ import (
 	"skiff/pkg/controller/reconciler"
 	"skiff/pkg/controller/workload"
 )
+
+// Batch is how long changes of one service's pods are gathered after a write. The first change is
+// written at once; a hundred pods that become ready together don't make a hundred writes of all.
+const Batch = 25 * time.Millisecond
 
 // HasEndpoints says whether a service's endpoints are made from pods. Those of a
 // service without a selector are made by somebody else, an ExternalName has none.

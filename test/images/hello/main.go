@@ -10,6 +10,13 @@
 //	POST /exit?N   ends the process with code N
 //
 // On SIGTERM it finishes what it is answering and ends with code 0.
+//
+// It is also the client of the tests (Debian's static busybox can't look up
+// names in an image without a C library):
+//
+//	hello get [-n COUNT] [-every DURATION] URL   prints each answer, or "FAILED: why"
+//	hello post URL                               posts nothing, once
+//	hello lookup NAME                            prints the addresses, or why there are none
 package main
 
 import (
@@ -27,6 +34,10 @@ import (
 func main() {
 	address := ":8080"
 	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "get", "post", "lookup":
+			os.Exit(client(os.Args[1], os.Args[2:]))
+		}
 		address = os.Args[1]
 	}
 	host, _ := os.Hostname()

@@ -113,16 +113,26 @@ func (n *Node) StartContainerd() {
 	if err := n.process.Start(); err != nil {
 		n.tb.Fatal(err)
 	}
-	client, err := containerd.New(n.Address, containerd.WithTimeout(20*time.Second))
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		if err = n.serves(); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.tb.Fatalf("containerd does not serve: %v\n%s", err, n.Log())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (n *Node) serves() error {
+	client, err := containerd.New(n.Address, containerd.WithTimeout(time.Second))
 	if err != nil {
-		n.tb.Fatalf("containerd did not start: %v\n%s", err, n.Log())
+		return err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	if _, err := client.Version(ctx); err != nil {
-		n.tb.Fatalf("containerd does not serve: %v\n%s", err, n.Log())
-	}
+	_, err = client.Version(context.Background())
+	return err
 }
 
 // StopContainerd kills the daemon with SIGKILL; containers go on.
