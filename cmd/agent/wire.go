@@ -208,6 +208,7 @@ func (w *wiring) addPods() error {
 	config := agent.Config{
 		Client: w.client, NodeName: w.nodeName, NodeIPs: w.nodeIPs, Network: pods,
 		Services: w.shared.Core().V1().Services().Informer(),
+		Nodes:    w.shared.Core().V1().Nodes().Informer(),
 		Runtime:  runtime.Config{Address: w.containerd, RunDir: w.runDir, InitPath: w.initPath, CgroupParent: w.cgroupRoot, PoolSize: w.poolSize},
 		RootDir:  w.rootDir, LogDir: w.logDir, HostsDir: w.hostsDir, ResolvConf: w.resolvConf,
 		ClusterDNS: w.clusterDNS, ClusterDomain: w.clusterDomain, PodPidsLimit: w.podPids,

@@ -177,13 +177,13 @@ func (l *logger) loop(listener, wake int) {
 		if err != nil {
 			continue
 		}
+		if fds[2].Revents != 0 { // first: who has connected gets all that follows
+			l.accept(listener)
+		}
 		for i, s := range streams {
 			if fds[i].Revents != 0 {
 				l.read(s, buf)
 			}
-		}
-		if fds[2].Revents != 0 {
-			l.accept(listener)
 		}
 		if fds[3].Revents != 0 {
 			stopping = true

@@ -1,28 +1,68 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
 	"skiff/pkg/agent/volume"
+	"skiff/pkg/placement"
 )
 
-// counted adds a pod to those whose requests admission counts.
-func (a *Agent) counted(pod *v1.Pod) {
-	a.mu.Lock()
-	a.used[pod.UID] = pod
-	a.mu.Unlock()
-}
-
-// admit says why this node can't run a pod at all; nil: it can try. What it
-// refuses here it could never do; the pod fails, and whoever made it may make another.
-func (a *Agent) admit(pod *v1.Pod) *Outcome {
+// admit says why this node can't run a pod; nil: it is one of the node's from
+// now on. What is refused here fails for good, and whoever made it may make
+// another. A pod that is known was admitted by an earlier agent.
+func (a *Agent) admit(pod *v1.Pod, known bool) *Outcome {
+	if known {
+		a.mu.Lock()
+		a.used[pod.UID] = pod
+		a.mu.Unlock()
+		return nil
+	}
 	if reason := unsupported(pod, a.runtime.Host().AppArmor); reason != nil {
 		return reason
 	}
+	node := a.node.seen()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if node != nil {
+		others := slices.Collect(maps.Values(a.used))
+		if reasons := placement.Check(pod, node, others, placement.Admission); len(reasons) > 0 {
+			return rejection(reasons[0])
+		}
+	}
+	a.used[pod.UID] = pod
 	return nil
+}
+
+// rejection tells a failed predicate as the kubelet does.
+func rejection(r placement.Reason) *Outcome {
+	if r.Predicate == placement.Fit {
+		name := cmp.Or(string(r.Resource), "pods")
+		return &Outcome{"OutOf" + name, fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+			name, r.Requested, r.Used, r.Capacity)}
+	}
+	name := "NodeAffinity"
+	switch r.Predicate {
+	case placement.NodeName:
+		name = "NodeName"
+	case placement.HostPorts:
+		name = "NodePorts"
+	case placement.NoExecuteTaints:
+		name = "TaintToleration"
+	}
+	return &Outcome{name, fmt.Sprintf("Pod was rejected: Predicate %s failed: %s", name, r.Message)}
+}
+
+// uncount takes a pod out of the sums once nothing of it runs any more.
+func (a *Agent) uncount(pod *v1.Pod) {
+	a.mu.Lock()
+	delete(a.used, pod.UID)
+	a.mu.Unlock()
 }
 
 // unsupported looks for what can't be honoured.

@@ -74,6 +74,9 @@ type Config struct {
 	// Services are of all namespaces; nil leaves service variables out. Whoever
 	// made the informer starts it.
 	Services cache.SharedIndexInformer
+	// Nodes hold at least this node, for its labels and taints; nil uses what the
+	// apiserver last answered.
+	Nodes cache.SharedIndexInformer
 
 	RootDir    string // state that survives a reboot; "/var/lib/kubelet"
 	LogDir     string // "/var/log/pods"

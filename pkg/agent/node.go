@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,17 @@ type node struct {
 	started time.Time
 	changed chan struct{} // images, network: look again
 	ready   bool
+	last    atomic.Pointer[v1.Node] // as the apiserver has answered
+}
+
+// seen is the node's object as it was last seen; nil before it is registered.
+func (n *node) seen() *v1.Node {
+	if nodes := n.agent.cfg.Nodes; nodes != nil {
+		if found, ok, _ := nodes.GetStore().GetByKey(n.agent.cfg.NodeName); ok {
+			return found.(*v1.Node)
+		}
+	}
+	return n.last.Load()
 }
 
 func newNode(a *Agent) *node {
@@ -82,6 +94,7 @@ func (n *node) run(ctx context.Context) error {
 	}
 	n.agent.events.Event(n.reference(), v1.EventTypeNormal, "Starting", "Starting kubelet.")
 	for {
+		n.last.Store(current)
 		wait := n.update(ctx, &current)
 		select {
 		case <-ctx.Done():

@@ -114,7 +114,7 @@ func (o *objects) get(ctx context.Context, key objectKey) (metav1.Object, error)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if w.object == nil {
-		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: key.kind}, key.name)
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: strings.TrimSuffix(key.kind, "s")}, key.name)
 	}
 	return w.object, nil
 }

@@ -51,11 +51,11 @@ func (w *worker) pull(c *Container) {
 	c.Next = Pulling
 	var found image.Image
 	ref, pod, spec := containerReference(w.pod, c), w.pod, c.Spec
-	w.do(w.pullCtx, func(ctx context.Context) (err error) {
+	w.do(w.setup, func(ctx context.Context) (err error) {
 		found, err = w.agent.ensureImage(ctx, pod, spec, ref)
 		return err
 	}, func(err error) {
-		if w.pullCtx.Err() != nil {
+		if w.setup.Err() != nil {
 			c.Next = Idle
 			return
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/pkg/agent/runtime"
 	"skiff/pkg/network"
@@ -32,6 +33,9 @@ func sandboxConfig(pod *v1.Pod, a *Agent) runtime.SandboxConfig {
 // makeSandbox makes what the pod's containers share, and returns its addresses.
 // It is idempotent.
 func (a *Agent) makeSandbox(ctx context.Context, pod *v1.Pod) ([]netip.Addr, error) {
+	if err := a.checkRuntimeClass(ctx, pod); err != nil {
+		return nil, err
+	}
 	cgroup := a.runtime.PodCgroup(string(pod.UID), qosClass(pod))
 	if err := a.runtime.SetCgroup(cgroup, podLimits(pod, a.cfg.PodPidsLimit)); err != nil {
 		return nil, err
@@ -52,6 +56,22 @@ func (a *Agent) makeSandbox(ctx context.Context, pod *v1.Pod) ([]netip.Addr, err
 		}
 	}
 	return ips, a.writeIPs(pod, ips)
+}
+
+// checkRuntimeClass: there is one runtime here, and its handler may be named.
+func (a *Agent) checkRuntimeClass(ctx context.Context, pod *v1.Pod) error {
+	name := pod.Spec.RuntimeClassName
+	if name == nil || *name == "" {
+		return nil
+	}
+	class, err := a.cfg.Client.NodeV1().RuntimeClasses().Get(ctx, *name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("failed to look up runtime class %q: %w", *name, err)
+	}
+	if class.Handler != "runc" {
+		return fmt.Errorf("failed to get sandbox runtime: no runtime for %q is configured", class.Handler)
+	}
+	return nil
 }
 
 func sharesProcesses(pod *v1.Pod) bool {

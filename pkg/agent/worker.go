@@ -42,8 +42,8 @@ type worker struct {
 	probes   map[string]context.CancelFunc
 	opCtx    context.Context // of the pod's operations
 	opCancel context.CancelFunc
-	pullCtx  context.Context // ends when the pod does
-	pullStop context.CancelFunc
+	setup    context.Context // of what a pod that is to go need not wait for
+	setupEnd context.CancelFunc
 }
 
 func newWorker(a *Agent, pod *v1.Pod) *worker {
@@ -78,16 +78,18 @@ func (w *worker) setPod(pod *v1.Pod) {
 	old := w.pod
 	w.pod = pod
 	w.state.adopt(pod)
-	w.agent.objects.hold(pod.UID, references(pod))
+	if !w.ending() {
+		w.agent.objects.hold(pod.UID, references(pod))
+	}
 	if pod.DeletionTimestamp != nil {
-		w.pullStop()
+		w.setupEnd()
 		grace := podGrace(pod)
 		if by := time.Now().Add(grace); w.state.EndBy.IsZero() || by.Before(w.state.EndBy) {
 			w.state.EndBy = by
 		}
 	}
 	if labelsChanged(old, pod) {
-		w.refresh = time.Now()
+		w.anew()
 	}
 }
 
@@ -100,7 +102,7 @@ func labelsChanged(old, now *v1.Pod) bool {
 func (w *worker) removed() {
 	w.post(func() {
 		w.state.Removed = true
-		w.pullStop()
+		w.setupEnd()
 		if by := time.Now().Add(podGrace(w.pod)); w.state.EndBy.IsZero() || by.Before(w.state.EndBy) {
 			w.state.EndBy = by
 		}
@@ -113,8 +115,8 @@ func (w *worker) run(ctx context.Context, found []runtime.Container) {
 	defer close(w.gone)
 	w.opCtx, w.opCancel = context.WithCancel(ctx)
 	defer w.opCancel()
-	w.pullCtx, w.pullStop = context.WithCancel(w.opCtx)
-	defer w.pullStop()
+	w.setup, w.setupEnd = context.WithCancel(w.opCtx)
+	defer w.setupEnd()
 	w.begin(found)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -178,14 +180,10 @@ func (w *worker) begin(found []runtime.Container) {
 		w.setPod(w.pod)
 	}
 	w.adopt(found)
-	if len(found) == 0 && w.pod.DeletionTimestamp == nil {
-		if rejection := w.agent.admit(w.pod); rejection != nil {
-			w.agent.events.Event(w.pod, v1.EventTypeWarning, rejection.Reason, rejection.Message)
-			s.Outcome = rejection
-		}
-	}
-	if s.Outcome == nil && w.reported.StartTime == nil {
-		w.agent.counted(w.pod)
+	known := len(found) > 0 || w.pod.DeletionTimestamp != nil
+	if rejection := w.agent.admit(w.pod, known); rejection != nil {
+		w.agent.events.Event(w.pod, v1.EventTypeWarning, rejection.Reason, rejection.Message)
+		s.Outcome = rejection
 	}
 }
 
@@ -239,7 +237,7 @@ func (w *worker) act(action Action) {
 		w.release()
 	case Fail:
 		s.Outcome = &Outcome{action.Reason, action.Message}
-		w.pullStop()
+		w.setupEnd()
 		w.agent.events.Event(w.pod, v1.EventTypeNormal, action.Reason, action.Message)
 	case StartOver:
 		w.startOver()
@@ -276,12 +274,15 @@ func (w *worker) makeSandbox() {
 	s.Sandbox.Phase = Busy
 	pod := w.pod
 	var ips []netip.Addr
-	w.do(w.opCtx, func(ctx context.Context) (err error) {
+	w.do(w.setup, func(ctx context.Context) (err error) {
 		ips, err = w.agent.makeSandbox(ctx, pod)
 		return err
 	}, func(err error) {
 		if err != nil {
 			w.failed(&s.Sandbox, err)
+			if w.setup.Err() != nil {
+				return
+			}
 			w.agent.events.Eventf(w.pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
 			return
 		}
@@ -302,7 +303,7 @@ func (w *worker) mount() {
 	s.Volumes.Phase = Busy
 	pod := w.pod
 	var paths map[string]string
-	w.do(w.opCtx, func(ctx context.Context) (err error) {
+	w.do(w.setup, func(ctx context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
 		paths, err = w.volumes.Mount(ctx, pod)
@@ -310,6 +311,9 @@ func (w *worker) mount() {
 	}, func(err error) {
 		if err != nil {
 			w.failed(&s.Volumes, err)
+			if w.setup.Err() != nil {
+				return
+			}
 			for _, message := range strings.Split(err.Error(), "\n") {
 				w.agent.events.Event(w.pod, v1.EventTypeWarning, "FailedMount", message)
 			}
@@ -575,6 +579,7 @@ func (w *worker) tearDown() {
 			return
 		}
 		s.Sandbox = Part{Phase: Gone}
+		w.agent.uncount(w.pod)
 	})
 }
 
@@ -588,6 +593,7 @@ func (w *worker) unmount() {
 			return
 		}
 		s.Volumes = Part{Phase: Gone}
+		w.agent.objects.hold(w.uid, nil)
 	})
 }
 
@@ -646,19 +652,22 @@ func (w *worker) nextRefresh() time.Time {
 
 // objectsChanged: something that the pod's volumes or variables come from.
 func (w *worker) objectsChanged() {
-	w.post(func() {
-		now := time.Now()
-		w.refresh = now
-		// What has failed for want of it may work now.
-		if w.state.Volumes.Phase == Absent {
-			w.state.Volumes.RetryAt = now
+	w.post(w.anew)
+}
+
+// anew brings volumes up to date, and tries again what may have failed for
+// want of what is there now.
+func (w *worker) anew() {
+	now := time.Now()
+	w.refresh = now
+	if w.state.Volumes.Phase == Absent {
+		w.state.Volumes.RetryAt = now
+	}
+	for _, c := range w.state.Containers {
+		if c.Next == Failed && c.Waiting != nil && c.Waiting.Reason == "CreateContainerConfigError" {
+			c.RetryAt = now
 		}
-		for _, c := range w.state.Containers {
-			if c.Next == Failed && c.Waiting != nil && c.Waiting.Reason == "CreateContainerConfigError" {
-				c.RetryAt = now
-			}
-		}
-	})
+	}
 }
 
 func (w *worker) refreshVolumes() {

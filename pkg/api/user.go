@@ -1,14 +1,20 @@
 package api
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
-// User is who makes a request, where a kind records it (signing requests).
+// User is who makes a request. Kinds that record it (signing requests) find it in the context.
 type User struct {
 	Name   string
 	UID    string
 	Groups []string
 	Extra  map[string][]string
 }
+
+// InGroup reports whether the user belongs to a group.
+func (u *User) InGroup(group string) bool { return slices.Contains(u.Groups, group) }
 
 type userKey struct{}
 

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"mime"
@@ -76,8 +77,7 @@ func (c *codec) decode(r *http.Request, info *runtime.SerializerInfo, body []byt
 		warnStrict(r, strict.Errors())
 	}
 	if actual.Kind != gvk.Kind {
-		err := fmt.Errorf("converting (%s) to (%s): unknown conversion", goName(actual), goName(&gvk))
-		return nil, decodeError(err, gvk, actual, body)
+		return nil, decodeError(unconvertible(actual, &gvk), gvk, actual, body)
 	}
 	if actual.GroupVersion() != gvk.GroupVersion() {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
@@ -86,8 +86,13 @@ func (c *codec) decode(r *http.Request, info *runtime.SerializerInfo, body []byt
 	return obj, nil
 }
 
-// goName is how a conversion error of Kubernetes names a type.
-func goName(gvk *schema.GroupVersionKind) string { return gvk.Version + "." + gvk.Kind }
+// unconvertible is what Kubernetes says of a body of another kind: it would have
+// to become the unversioned type of the kind wanted, which lies in a package named
+// after the group.
+func unconvertible(actual, want *schema.GroupVersionKind) error {
+	group, _, _ := strings.Cut(cmp.Or(want.Group, "core"), ".")
+	return fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", actual.Version, actual.Kind, group, want.Kind)
+}
 
 func decodeError(err error, want schema.GroupVersionKind, actual *schema.GroupVersionKind, body []byte) error {
 	if actual != nil && actual.Kind != "" {

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -65,17 +64,6 @@ func (s *server) writeStatus(w http.ResponseWriter, r *http.Request, st *metav1.
 		accepted = &accept{info: s.codec.info(runtime.ContentTypeJSON)}
 	}
 	s.writeObject(w, r, int(st.Code), accepted, st)
-}
-
-// writePlainStatus answers before there is a server to negotiate with.
-func writePlainStatus(w http.ResponseWriter, st metav1.Status) {
-	st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
-	w.Header().Set("Content-Type", runtime.ContentTypeJSON)
-	w.WriteHeader(int(st.Code))
-	body, err := json.Marshal(st)
-	if err == nil {
-		_, _ = w.Write(append(body, '\n'))
-	}
 }
 
 func notFoundPath() error {

@@ -31,7 +31,8 @@ func (s *server) evict(w http.ResponseWriter, r *http.Request, c *call, eviction
 	case len(deletion.DryRun) == 0:
 		deletion.DryRun = options.DryRun
 	case len(options.DryRun) > 0 && !slices.Equal(options.DryRun, deletion.DryRun):
-		return fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", options.DryRun, deletion.DryRun) //nolint:staticcheck // Kubernetes' words
+		//lint:ignore ST1005 Kubernetes' own words
+		return fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", options.DryRun, deletion.DryRun)
 	}
 	if err := s.admitAction(r, c, eviction, options); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"skiff/pkg/api"
+	"skiff/pkg/election"
 	"skiff/pkg/store"
 )
 
@@ -28,20 +29,13 @@ import (
 // revision, and fails with reason "Fenced" if it is another one. The response header is
 // how clients learn that a server does this: an apiserver of Kubernetes sends none and
 // ignores the request's.
-const (
-	FenceHeader = "Skiff-Fence"
-	EpochHeader = "Skiff-Epoch"
-	// ReasonFenced is the reason of the 409 that a deposed leader's write gets.
-	ReasonFenced metav1.StatusReason = "Fenced"
-
-	epochPrefix = "/registry/skiff/epochs/"
-)
+const epochPrefix = "/registry/skiff/epochs/"
 
 func epochKey(namespace, name string) string { return epochPrefix + namespace + "/" + name }
 
 // fence reads the header of a write; nil without one.
 func fence(header http.Header) (func(obj, old api.Object) (store.Effect, error), error) {
-	text := header.Get(FenceHeader)
+	text := header.Get(election.FenceHeader)
 	if text == "" {
 		return nil, nil
 	}
@@ -49,7 +43,7 @@ func fence(header http.Header) (func(obj, old api.Object) (store.Effect, error),
 	namespace, name, ok2 := strings.Cut(object, "/")
 	revision, err := strconv.ParseInt(revisionText, 10, 64)
 	if !ok || !ok2 || err != nil || revision <= 0 || namespace == "" || name == "" || strings.Contains(name, "/") {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %q is not <namespace>/<name>=<revision>", FenceHeader, text))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %q is not <namespace>/<name>=<revision>", election.FenceHeader, text))
 	}
 	key := epochKey(namespace, name)
 	return func(_, _ api.Object) (store.Effect, error) {
@@ -61,7 +55,7 @@ func fence(header http.Header) (func(obj, old api.Object) (store.Effect, error),
 					return nil // something else failed
 				}
 				return &apierrors.StatusError{ErrStatus: metav1.Status{
-					Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: ReasonFenced,
+					Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: election.ReasonFenced,
 					Message: fmt.Sprintf("the leadership of %s/%s that this write was made under (epoch %d) has ended", namespace, name, revision),
 				}}
 			},
@@ -123,7 +117,7 @@ func (s *server) sendEpoch(ctx context.Context, w http.ResponseWriter, c *call, 
 		return fmt.Errorf("read the epoch of %s: %w", entry.Key, err)
 	}
 	if len(answer.Kvs) > 0 {
-		w.Header().Set(EpochHeader, strconv.FormatInt(answer.Kvs[0].ModRevision, 10))
+		w.Header().Set(election.EpochHeader, strconv.FormatInt(answer.Kvs[0].ModRevision, 10))
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func TestBadInput(t *testing.T) {
 		{name: "empty body", method: "POST", path: maps, contentType: asJSON,
 			code: 400, reason: metav1.StatusReasonBadRequest, message: "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: unexpected end of JSON input (<empty>)"},
 		{name: "wrong kind", method: "POST", path: maps, contentType: asJSON, body: `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}`,
-			code: 400, reason: metav1.StatusReasonBadRequest, message: `Secret in version "v1" cannot be handled as a ConfigMap: converting (v1.Secret) to (v1.ConfigMap): unknown conversion`},
+			code: 400, reason: metav1.StatusReasonBadRequest, message: `Secret in version "v1" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion`},
 		{name: "unknown kind", method: "POST", path: maps, contentType: asJSON, body: `{"apiVersion":"v1","kind":"Nonsense","metadata":{"name":"x"}}`,
 			code: 400, reason: metav1.StatusReasonBadRequest, message: `Nonsense in version "v1" cannot be handled as a ConfigMap: no kind "Nonsense" is registered for version "v1" in scheme`},
 		{name: "wrong type of a field", method: "POST", path: maps, contentType: asJSON, body: `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"data":{"a":1}}`,

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -15,15 +16,14 @@ import (
 	internalvalidation "k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"fmt"
-
-	"k8s.io/apimachinery/pkg/fields"
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/request"
 )
 
 // maxBody is the largest request body, in bytes: what etcd takes, and some.
@@ -122,6 +122,9 @@ func listOptions(r *http.Request, kind *api.Kind) (*internalversion.ListOptions,
 	o := &internalversion.ListOptions{}
 	if err := parameters(r.URL.Query(), o); err != nil {
 		return nil, err
+	}
+	if info := request.InfoFrom(r.Context()); info != nil && info.Verb == "watch" {
+		o.Watch = true // also by the historic path
 	}
 	internalversion.SetListOptionsDefaults(o, true)
 	if err := invalidOptions("ListOptions", internalvalidation.ValidateListOptions(o, true)); err != nil {

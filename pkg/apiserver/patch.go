@@ -125,8 +125,8 @@ func (s *server) patchObject(r *http.Request, p *patchRequest, current runtime.O
 			}
 			obj, actual, err := decoder.Decode(document, &gvk, empty())
 			if err == nil && *actual != gvk {
-				return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: converting (%s) to (%s): unknown conversion",
-					actual.Kind, actual.GroupVersion(), gvk.Kind, goName(actual), goName(&gvk)))
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v",
+					actual.Kind, actual.Version, gvk.Kind, unconvertible(actual, &gvk)))
 			}
 			return obj, err
 		},

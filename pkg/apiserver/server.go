@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"skiff/pkg/apiserver/openapi"
 	"skiff/pkg/apiserver/patch"
 	"skiff/pkg/apiserver/stream"
@@ -134,16 +132,12 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		ReadHeaderTimeout: 32 * time.Second,
 		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    1 << 20,
-		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
-	}
-	err = http2.ConfigureServer(server, &http2.Server{
-		MaxConcurrentStreams:         100, // as Kubernetes since the rapid-reset attack
-		IdleTimeout:                  90 * time.Second,
-		MaxUploadBufferPerStream:     256 << 10,
-		MaxUploadBufferPerConnection: 256 << 10 * 100,
-	})
-	if err != nil {
-		return fmt.Errorf("serve HTTP/2: %w", err)
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          100, // as Kubernetes since the rapid-reset attack
+			MaxReceiveBufferPerStream:     256 << 10,
+			MaxReceiveBufferPerConnection: 4<<20 - 1, // the most that net/http takes
+		},
+		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -9,7 +9,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
-	"time"
 
 	"skiff/pkg/api"
 )
@@ -58,21 +57,9 @@ func newTable(c *call, options *metav1.TableOptions, listMeta metav1.ListMeta) *
 		Rows:     []metav1.TableRow{},
 	}}
 	if !options.NoHeaders {
-		t.ColumnDefinitions = columns(c.kind)
+		t.ColumnDefinitions = c.kind.TableColumns()
 	}
 	return t
-}
-
-var defaultColumns = []metav1.TableColumnDefinition{
-	{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
-	{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
-}
-
-func columns(kind *api.Kind) []metav1.TableColumnDefinition {
-	if kind.Columns == nil {
-		return defaultColumns
-	}
-	return kind.Columns
 }
 
 func (t *table) add(c *call, options *metav1.TableOptions, e item) error {
@@ -80,7 +67,7 @@ func (t *table) add(c *call, options *metav1.TableOptions, e item) error {
 	if err != nil {
 		return err
 	}
-	row := metav1.TableRow{Cells: cells(c.kind, obj)}
+	row := c.kind.TableRow(obj)
 	switch options.IncludeObject {
 	case metav1.IncludeNone:
 	case metav1.IncludeObject:
@@ -106,16 +93,8 @@ func (t *table) addObject(c *call, obj api.Object) error {
 	if err != nil {
 		return err
 	}
-	t.Rows = append(t.Rows, metav1.TableRow{
-		Cells:  cells(c.kind, obj),
-		Object: runtime.RawExtension{Raw: withKind(partialKind(c.accept.as), partial)},
-	})
+	row := c.kind.TableRow(obj)
+	row.Object = runtime.RawExtension{Raw: withKind(partialKind(c.accept.as), partial)}
+	t.Rows = append(t.Rows, row)
 	return nil
-}
-
-func cells(kind *api.Kind, obj api.Object) []any {
-	if kind.Cells != nil {
-		return kind.Cells(obj)
-	}
-	return []any{obj.GetName(), obj.GetCreationTimestamp().UTC().Format(time.RFC3339)}
 }

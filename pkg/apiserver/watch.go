@@ -65,6 +65,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 		s.endWatch(ctx, out, frames, err)
 		return nil
 	}
+	sent := s.metrics.watchEvents.WithLabelValues(c.kind.Group, c.kind.Version, c.kind.Resource)
 	events := make([]store.Event, 0, 128)
 	for {
 		events, err = watch.Next(events[:0])
@@ -78,7 +79,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 				s.endWatch(ctx, out, frames, err)
 				return nil
 			}
-			s.metrics.watchEvents.WithLabelValues(c.kind.Group, c.kind.Version, c.kind.Resource).Inc()
+			sent.Inc()
 			if out.write(frame) != nil {
 				return nil
 			}

@@ -7,6 +7,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -24,16 +25,15 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-const (
-	clusterName = "test-node"
-	helloImage  = "skiff.local/hello:1"
-)
+const helloImage = "skiff.local/hello:1"
 
 var (
-	root       string // of the source tree
-	kubeconfig string // the administrator's
-	restConfig *rest.Config
-	client     kubernetes.Interface
+	// clusterName can be chosen, so that several people can run tests on one machine.
+	clusterName = cmp.Or(os.Getenv("SKIFF_TEST_CLUSTER"), "test-node")
+	root        string // of the source tree
+	kubeconfig  string // the administrator's
+	restConfig  *rest.Config
+	client      kubernetes.Interface
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }

@@ -232,7 +232,7 @@ func loopbackUp() error {
 
 // RemoveSandbox takes a pod's namespaces away. No container may be in them.
 func (r *Runtime) RemoveSandbox(uid string) error {
-	if uid == "" || strings.ContainsRune(uid, '/') {
+	if uid == "" || strings.HasPrefix(uid, ".") || strings.ContainsRune(uid, '/') {
 		return fmt.Errorf("remove namespaces: bad uid %q", uid)
 	}
 	return removeNamespaces(filepath.Join(r.nsDir(), uid))

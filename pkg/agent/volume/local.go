@@ -154,7 +154,7 @@ func tmpfs(dir string, size int64) error {
 // Unmount takes away all that is mounted below a pod's directory, then the
 // directory itself. It is idempotent.
 func (v *Volumes) Unmount(uid string) error {
-	if uid == "" || strings.ContainsRune(uid, '/') {
+	if uid == "" || strings.HasPrefix(uid, ".") || strings.ContainsRune(uid, '/') {
 		return fmt.Errorf("unmount volumes: bad pod uid %q", uid)
 	}
 	dir := v.PodDir(uid)

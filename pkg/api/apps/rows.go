@@ -25,6 +25,9 @@ func deploymentKind() *api.Kind {
 	return api.Define[appsv1.Deployment, appsv1.DeploymentList](gv, "deployments", api.Kind{
 		ShortNames:          []string{"deploy"},
 		Categories:          []string{"all"},
+		Validate:            validateDeployment,
+		ValidateUpdate:      validateDeploymentUpdate,
+		Warnings:            deploymentWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
@@ -32,7 +35,7 @@ func deploymentKind() *api.Kind {
 		PrepareForUpdate:    prepareDeploymentUpdate,
 		NameValidation:      validation.NameIsDNSSubdomain,
 		Subresources: map[string]*api.Subresource{
-			"status": api.StatusViewWith(prepareDeploymentStatus),
+			"status": {PrepareForUpdate: prepareDeploymentStatus, ValidateUpdate: validateDeploymentStatus},
 			"scale":  api.ScaleView(deploymentScale),
 		},
 		Columns: deploymentColumns,
@@ -44,13 +47,16 @@ func replicaSetKind() *api.Kind {
 	return api.Define[appsv1.ReplicaSet, appsv1.ReplicaSetList](gv, "replicasets", api.Kind{
 		ShortNames:          []string{"rs"},
 		Categories:          []string{"all"},
+		Validate:            validateReplicaSet,
+		ValidateUpdate:      validateReplicaSetUpdate,
+		Warnings:            replicaSetWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
 		Default:             defaultReplicaSet,
 		NameValidation:      validation.NameIsDNSSubdomain,
 		Subresources: map[string]*api.Subresource{
-			"status": api.StatusView(),
+			"status": {ValidateUpdate: validateReplicaSetStatus},
 			"scale":  api.ScaleView(replicaSetScale),
 		},
 		Columns: replicaSetColumns,
@@ -62,13 +68,16 @@ func statefulSetKind() *api.Kind {
 	return api.Define[appsv1.StatefulSet, appsv1.StatefulSetList](gv, "statefulsets", api.Kind{
 		ShortNames:          []string{"sts"},
 		Categories:          []string{"all"},
+		Validate:            validateStatefulSet,
+		ValidateUpdate:      validateStatefulSetUpdate,
+		Warnings:            statefulSetWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
 		Default:             defaultStatefulSet,
 		NameValidation:      validation.NameIsDNSLabel,
 		Subresources: map[string]*api.Subresource{
-			"status": api.StatusView(),
+			"status": {ValidateUpdate: validateStatefulSetStatus},
 			"scale":  api.ScaleView(statefulSetScale),
 		},
 		Columns: statefulSetColumns,
@@ -80,6 +89,9 @@ func daemonSetKind() *api.Kind {
 	return api.Define[appsv1.DaemonSet, appsv1.DaemonSetList](gv, "daemonsets", api.Kind{
 		ShortNames:          []string{"ds"},
 		Categories:          []string{"all"},
+		Validate:            validateDaemonSet,
+		ValidateUpdate:      validateDaemonSetUpdate,
+		Warnings:            daemonSetWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
@@ -87,7 +99,7 @@ func daemonSetKind() *api.Kind {
 		PrepareForCreate:    prepareDaemonSetCreate,
 		PrepareForUpdate:    prepareDaemonSetUpdate,
 		NameValidation:      validation.NameIsDNSSubdomain,
-		Subresources:        map[string]*api.Subresource{"status": api.StatusView()},
+		Subresources:        map[string]*api.Subresource{"status": {ValidateUpdate: validateDaemonSetStatus}},
 		Columns:             daemonSetColumns,
 		Cells:               daemonSetCells,
 	})
@@ -95,6 +107,8 @@ func daemonSetKind() *api.Kind {
 
 func controllerRevisionKind() *api.Kind {
 	return api.Define[appsv1.ControllerRevision, appsv1.ControllerRevisionList](gv, "controllerrevisions", api.Kind{
+		Validate:            validateRevision,
+		ValidateUpdate:      validateRevisionUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		NameValidation:      validation.NameIsDNSSubdomain,

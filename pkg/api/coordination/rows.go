@@ -17,6 +17,8 @@ func Kinds() []*api.Kind {
 
 func leaseKind() *api.Kind {
 	return api.Define[coordinationv1.Lease, coordinationv1.LeaseList](gv, "leases", api.Kind{
+		Validate:         validateLease,
+		ValidateUpdate:   validateLeaseUpdate,
 		Namespaced:       true,
 		CreateOnUpdate:   true,
 		PrepareForCreate: prepareLeaseCreate,

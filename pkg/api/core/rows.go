@@ -31,6 +31,9 @@ func podKind() *api.Kind {
 	return api.Define[corev1.Pod, corev1.PodList](gv, "pods", api.Kind{
 		ShortNames:          []string{"po"},
 		Categories:          []string{"all"},
+		Validate:            validatePod,
+		ValidateUpdate:      validatePodUpdate,
+		Warnings:            podWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
@@ -42,9 +45,9 @@ func podKind() *api.Kind {
 		FieldAliases:        map[string]string{"spec.host": "spec.nodeName", "status.podIPs": "status.podIP"},
 		GraceSeconds:        podGraceSeconds,
 		Subresources: map[string]*api.Subresource{
-			"status":              api.StatusViewWith(preparePodStatus),
-			"ephemeralcontainers": {PrepareForUpdate: prepareEphemeralContainers},
-			"resize":              {PrepareForUpdate: prepareResize},
+			"status":              {PrepareForUpdate: preparePodStatus, ValidateUpdate: validatePodStatus},
+			"ephemeralcontainers": {PrepareForUpdate: prepareEphemeralContainers, ValidateUpdate: validateEphemeralContainers},
+			"resize":              {PrepareForUpdate: prepareResize, ValidateUpdate: validateResize},
 			"binding":             api.Action(gv.WithKind("Binding"), func() runtime.Object { return &corev1.Binding{} }, "create"),
 			"eviction":            api.Action(policyv1.SchemeGroupVersion.WithKind("Eviction"), func() runtime.Object { return &policyv1.Eviction{} }, "create"),
 			"log":                 api.Action(gv.WithKind("Pod"), nil, "get"),
@@ -63,6 +66,9 @@ var proxyVerbs = []string{"create", "delete", "get", "patch", "update"}
 
 func podTemplateKind() *api.Kind {
 	return api.Define[corev1.PodTemplate, corev1.PodTemplateList](gv, "podtemplates", api.Kind{
+		Validate:            validatePodTemplate,
+		ValidateUpdate:      validatePodTemplateUpdate,
+		Warnings:            podTemplateWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
@@ -78,6 +84,9 @@ func replicationControllerKind() *api.Kind {
 	return api.Define[corev1.ReplicationController, corev1.ReplicationControllerList](gv, "replicationcontrollers", api.Kind{
 		ShortNames:          []string{"rc"},
 		Categories:          []string{"all"},
+		Validate:            validateReplicationController,
+		ValidateUpdate:      validateReplicationControllerUpdate,
+		Warnings:            replicationControllerWarnings,
 		Namespaced:          true,
 		StoragePath:         "controllers",
 		UnconditionalUpdate: true,
@@ -88,7 +97,7 @@ func replicationControllerKind() *api.Kind {
 		NameValidation:           validation.NameIsDNSSubdomain,
 		SelectableFields:         replicationControllerFields,
 		Subresources: map[string]*api.Subresource{
-			"status": api.StatusView(),
+			"status": {ValidateUpdate: validateReplicationControllerStatus},
 			"scale":  api.ScaleView(replicationControllerScale),
 		},
 		Columns: replicationControllerColumns,
@@ -100,6 +109,9 @@ func serviceKind() *api.Kind {
 	return api.Define[corev1.Service, corev1.ServiceList](gv, "services", api.Kind{
 		ShortNames:          []string{"svc"},
 		Categories:          []string{"all"},
+		Validate:            validateService,
+		ValidateUpdate:      validateServiceUpdate,
+		Warnings:            serviceWarnings,
 		Namespaced:          true,
 		StoragePath:         "services/specs",
 		UnconditionalUpdate: true,
@@ -108,10 +120,10 @@ func serviceKind() *api.Kind {
 		PrepareForCreate:    prepareServiceCreate,
 		PrepareForUpdate:    prepareServiceUpdate,
 		ReturnsDeleted:      true,
-		NameValidation:      validation.NameIsDNS1035Label,
+		NameValidation:      validation.NameIsDNSLabel,
 		SelectableFields:    serviceFields,
 		Subresources: map[string]*api.Subresource{
-			"status": api.StatusView(),
+			"status": {ValidateUpdate: validateServiceStatus},
 			"proxy":  api.Action(gv.WithKind("ServiceProxyOptions"), nil, proxyVerbs...),
 		},
 		Columns: serviceColumns,
@@ -123,6 +135,9 @@ func endpointsKind() *api.Kind {
 	return api.Define[corev1.Endpoints, corev1.EndpointsList](gv, "endpoints", api.Kind{
 		Singular:            "endpoints",
 		ShortNames:          []string{"ep"},
+		Validate:            validateEndpoints,
+		ValidateUpdate:      validateEndpointsUpdate,
+		Warnings:            endpointsWarnings,
 		Namespaced:          true,
 		StoragePath:         "services/endpoints",
 		UnconditionalUpdate: true,
@@ -138,6 +153,9 @@ func nodeKind() *api.Kind {
 	return api.Define[corev1.Node, corev1.NodeList](gv, "nodes", api.Kind{
 		ShortNames:          []string{"no"},
 		StoragePath:         "minions",
+		Validate:            validateNode,
+		ValidateUpdate:      validateNodeUpdate,
+		Warnings:            nodeWarnings,
 		UnconditionalUpdate: true,
 		KeepsStatusOnCreate: true,
 		Default:             defaultNode,
@@ -146,7 +164,7 @@ func nodeKind() *api.Kind {
 		NameValidation:      validation.NameIsDNSSubdomain,
 		SelectableFields:    nodeFields,
 		Subresources: map[string]*api.Subresource{
-			"status": api.StatusViewWith(prepareNodeStatus),
+			"status": {PrepareForUpdate: prepareNodeStatus, ValidateUpdate: validateNodeStatus},
 			"proxy":  api.Action(gv.WithKind("NodeProxyOptions"), nil, proxyVerbs...),
 		},
 		Columns: nodeColumns,
@@ -158,6 +176,8 @@ func namespaceKind() *api.Kind {
 	return api.Define[corev1.Namespace, corev1.NamespaceList](gv, "namespaces", api.Kind{
 		ShortNames:          []string{"ns"},
 		Verbs:               []string{"create", "delete", "get", "list", "patch", "update", "watch"},
+		Validate:            validateNamespace,
+		ValidateUpdate:      validateNamespaceUpdate,
 		UnconditionalUpdate: true,
 		Default:             defaultNamespace,
 		PrepareForCreate:    prepareNamespaceCreate,
@@ -166,8 +186,8 @@ func namespaceKind() *api.Kind {
 		NameValidation:      validation.ValidateNamespaceName,
 		SelectableFields:    namespaceFields,
 		Subresources: map[string]*api.Subresource{
-			"status":   api.StatusView(),
-			"finalize": {Verbs: []string{"update"}, PrepareForUpdate: prepareNamespaceFinalize},
+			"status":   {ValidateUpdate: validateNamespaceStatus},
+			"finalize": {Verbs: []string{"update"}, PrepareForUpdate: prepareNamespaceFinalize, ValidateUpdate: validateNamespaceFinalize},
 		},
 		Columns: namespaceColumns,
 		Cells:   namespaceCells,
@@ -177,6 +197,8 @@ func namespaceKind() *api.Kind {
 func configMapKind() *api.Kind {
 	return api.Define[corev1.ConfigMap, corev1.ConfigMapList](gv, "configmaps", api.Kind{
 		ShortNames:          []string{"cm"},
+		Validate:            validateConfigMap,
+		ValidateUpdate:      validateConfigMapUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		NameValidation:      validation.NameIsDNSSubdomain,
@@ -187,6 +209,9 @@ func configMapKind() *api.Kind {
 
 func secretKind() *api.Kind {
 	return api.Define[corev1.Secret, corev1.SecretList](gv, "secrets", api.Kind{
+		Validate:            validateSecret,
+		ValidateUpdate:      validateSecretUpdate,
+		Warnings:            secretWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		Default:             defaultSecret,
@@ -201,6 +226,7 @@ func secretKind() *api.Kind {
 func serviceAccountKind() *api.Kind {
 	return api.Define[corev1.ServiceAccount, corev1.ServiceAccountList](gv, "serviceaccounts", api.Kind{
 		ShortNames:          []string{"sa"},
+		Warnings:            serviceAccountWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		PrepareForCreate:    prepareServiceAccountCreate,
@@ -219,6 +245,9 @@ func serviceAccountKind() *api.Kind {
 func persistentVolumeKind() *api.Kind {
 	return api.Define[corev1.PersistentVolume, corev1.PersistentVolumeList](gv, "persistentvolumes", api.Kind{
 		ShortNames:          []string{"pv"},
+		Validate:            validateVolume,
+		ValidateUpdate:      validateVolumeUpdate,
+		Warnings:            volumeWarnings,
 		UnconditionalUpdate: true,
 		Default:             defaultPersistentVolume,
 		PrepareForCreate:    prepareVolumeCreate,
@@ -233,6 +262,9 @@ func persistentVolumeKind() *api.Kind {
 func persistentVolumeClaimKind() *api.Kind {
 	return api.Define[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList](gv, "persistentvolumeclaims", api.Kind{
 		ShortNames:          []string{"pvc"},
+		Validate:            validateClaim,
+		ValidateUpdate:      validateClaimUpdate,
+		Warnings:            claimWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		Default:             defaultPersistentVolumeClaim,
@@ -240,7 +272,7 @@ func persistentVolumeClaimKind() *api.Kind {
 		PrepareForUpdate:    prepareClaimUpdate,
 		ReturnsDeleted:      true,
 		NameValidation:      validation.NameIsDNSSubdomain,
-		Subresources:        map[string]*api.Subresource{"status": api.StatusView()},
+		Subresources:        map[string]*api.Subresource{"status": {ValidateUpdate: validateClaimStatus}},
 		Columns:             claimColumns,
 		Cells:               claimCells,
 	})
@@ -249,6 +281,8 @@ func persistentVolumeClaimKind() *api.Kind {
 func limitRangeKind() *api.Kind {
 	return api.Define[corev1.LimitRange, corev1.LimitRangeList](gv, "limitranges", api.Kind{
 		ShortNames:          []string{"limits"},
+		Validate:            validateLimitRange,
+		ValidateUpdate:      validateLimitRangeUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
@@ -261,12 +295,14 @@ func limitRangeKind() *api.Kind {
 func resourceQuotaKind() *api.Kind {
 	return api.Define[corev1.ResourceQuota, corev1.ResourceQuotaList](gv, "resourcequotas", api.Kind{
 		ShortNames:          []string{"quota"},
+		Validate:            validateQuota,
+		ValidateUpdate:      validateQuotaUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		Default:             defaultResourceQuota,
 		ReturnsDeleted:      true,
 		NameValidation:      validation.NameIsDNSSubdomain,
-		Subresources:        map[string]*api.Subresource{"status": api.StatusView()},
+		Subresources:        map[string]*api.Subresource{"status": {ValidateUpdate: validateQuotaStatus}},
 		Columns:             resourceQuotaColumns,
 		Cells:               resourceQuotaCells,
 	})
@@ -275,6 +311,8 @@ func resourceQuotaKind() *api.Kind {
 func eventKind() *api.Kind {
 	return api.Define[corev1.Event, corev1.EventList](gv, "events", api.Kind{
 		ShortNames:          []string{"ev"},
+		Validate:            validateEvent,
+		ValidateUpdate:      validateEventUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
@@ -287,7 +325,7 @@ func eventKind() *api.Kind {
 }
 
 func bindingKind() *api.Kind {
-	return api.DefineVirtual[corev1.Binding](gv, "bindings", api.Kind{Namespaced: true})
+	return api.DefineVirtual[corev1.Binding](gv, "bindings", api.Kind{Namespaced: true, Validate: validateBinding})
 }
 
 // Component statuses were computed by asking etcd, scheduler and controllers; deprecated

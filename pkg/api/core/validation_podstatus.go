@@ -210,7 +210,7 @@ func containerStatus(at *field.Path, s *corev1.ContainerStatus, p *corev1.Pod, c
 		}
 	}
 	for i := range s.VolumeMounts {
-		if s.VolumeMounts[i].VolumeStatus.Image != nil {
+		if v := s.VolumeMounts[i].VolumeStatus; v != nil && v.Image != nil {
 			errs = append(errs, Off(at.Child("volumeMounts").Index(i).Child("volumeStatus", "image"), "ImageVolumeWithDigest"))
 		}
 	}

@@ -174,7 +174,9 @@ func sessionAffinity(at *field.Path, s *corev1.ServiceSpec) check.Errors {
 func clusterIPs(at *field.Path, s, old *corev1.Service) check.Errors {
 	spec, ips := &s.Spec, at.Child("clusterIPs")
 	var errs check.Errors
-	bad := func(at *field.Path, value any, message string) { errs = append(errs, field.Invalid(at, value, message)) }
+	bad := func(at *field.Path, value any, message string) {
+		errs = append(errs, field.Invalid(at, value, message))
+	}
 	switch {
 	case spec.ClusterIP == "" && len(spec.ClusterIPs) > 0:
 		bad(ips, spec.ClusterIPs, "must be empty when `clusterIP` is not specified")

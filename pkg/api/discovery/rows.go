@@ -17,6 +17,9 @@ func Kinds() []*api.Kind {
 
 func endpointSliceKind() *api.Kind {
 	return api.Define[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](gv, "endpointslices", api.Kind{
+		Validate:            validateSlice,
+		ValidateUpdate:      validateSliceUpdate,
+		Warnings:            sliceWarnings,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,

@@ -24,12 +24,14 @@ func Kinds() []*api.Kind {
 func ingressKind() *api.Kind {
 	return api.Define[networkingv1.Ingress, networkingv1.IngressList](gv, "ingresses", api.Kind{
 		ShortNames:          []string{"ing"},
+		Validate:            validateIngress,
+		ValidateUpdate:      validateIngressUpdate,
 		Namespaced:          true,
 		StoragePath:         "ingress",
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
 		NameValidation:      validation.NameIsDNSSubdomain,
-		Subresources:        map[string]*api.Subresource{"status": api.StatusView()},
+		Subresources:        map[string]*api.Subresource{"status": {ValidateUpdate: validateIngressStatus}},
 		Columns:             ingressColumns,
 		Cells:               ingressCells,
 	})
@@ -37,6 +39,8 @@ func ingressKind() *api.Kind {
 
 func ingressClassKind() *api.Kind {
 	return api.Define[networkingv1.IngressClass, networkingv1.IngressClassList](gv, "ingressclasses", api.Kind{
+		Validate:            validateIngressClass,
+		ValidateUpdate:      validateIngressClassUpdate,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
 		Default:             defaultIngressClass,
@@ -49,6 +53,8 @@ func ingressClassKind() *api.Kind {
 func networkPolicyKind() *api.Kind {
 	return api.Define[networkingv1.NetworkPolicy, networkingv1.NetworkPolicyList](gv, "networkpolicies", api.Kind{
 		ShortNames:          []string{"netpol"},
+		Validate:            validatePolicy,
+		ValidateUpdate:      validatePolicyUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
@@ -62,6 +68,8 @@ func networkPolicyKind() *api.Kind {
 func ipAddressKind() *api.Kind {
 	return api.Define[networkingv1.IPAddress, networkingv1.IPAddressList](gv, "ipaddresses", api.Kind{
 		ShortNames:          []string{"ip"},
+		Validate:            validateAddress,
+		ValidateUpdate:      validateAddressUpdate,
 		UnconditionalUpdate: true,
 		NameValidation:      ipAddressName,
 		Columns:             ipAddressColumns,
@@ -71,6 +79,8 @@ func ipAddressKind() *api.Kind {
 
 func serviceCIDRKind() *api.Kind {
 	return api.Define[networkingv1.ServiceCIDR, networkingv1.ServiceCIDRList](gv, "servicecidrs", api.Kind{
+		Validate:            validateServiceCIDR,
+		ValidateUpdate:      validateServiceCIDRUpdate,
 		UnconditionalUpdate: true,
 		NameValidation:      validation.NameIsDNSSubdomain,
 		Subresources:        map[string]*api.Subresource{"status": api.StatusViewWith(api.KeepMeta)},

@@ -18,10 +18,12 @@ func Kinds() []*api.Kind {
 func podDisruptionBudgetKind() *api.Kind {
 	return api.Define[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList](gv, "poddisruptionbudgets", api.Kind{
 		ShortNames:     []string{"pdb"},
+		Validate:       validateBudget,
+		ValidateUpdate: validateBudgetUpdate,
 		Namespaced:     true,
 		HasGeneration:  true,
 		NameValidation: validation.NameIsDNSSubdomain,
-		Subresources:   map[string]*api.Subresource{"status": api.StatusView()},
+		Subresources:   map[string]*api.Subresource{"status": {ValidateUpdate: validateBudgetStatus}},
 		Columns:        budgetColumns,
 		Cells:          budgetCells,
 	})

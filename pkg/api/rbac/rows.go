@@ -21,6 +21,8 @@ func Kinds() []*api.Kind {
 
 func roleKind() *api.Kind {
 	return api.Define[rbacv1.Role, rbacv1.RoleList](gv, "roles", api.Kind{
+		Validate:            validateRole,
+		ValidateUpdate:      validateRoleUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
@@ -30,6 +32,8 @@ func roleKind() *api.Kind {
 
 func roleBindingKind() *api.Kind {
 	return api.Define[rbacv1.RoleBinding, rbacv1.RoleBindingList](gv, "rolebindings", api.Kind{
+		Validate:            validateRoleBinding,
+		ValidateUpdate:      validateRoleBindingUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
@@ -42,6 +46,8 @@ func roleBindingKind() *api.Kind {
 
 func clusterRoleKind() *api.Kind {
 	return api.Define[rbacv1.ClusterRole, rbacv1.ClusterRoleList](gv, "clusterroles", api.Kind{
+		Validate:            validateClusterRole,
+		ValidateUpdate:      validateClusterRoleUpdate,
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
 		NameValidation:      api.PathSegment,
@@ -50,6 +56,8 @@ func clusterRoleKind() *api.Kind {
 
 func clusterRoleBindingKind() *api.Kind {
 	return api.Define[rbacv1.ClusterRoleBinding, rbacv1.ClusterRoleBindingList](gv, "clusterrolebindings", api.Kind{
+		Validate:            validateClusterRoleBinding,
+		ValidateUpdate:      validateClusterRoleBindingUpdate,
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
 		Default:             defaultClusterRoleBinding,

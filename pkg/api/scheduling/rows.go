@@ -18,6 +18,8 @@ func Kinds() []*api.Kind {
 func priorityClassKind() *api.Kind {
 	return api.Define[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](gv, "priorityclasses", api.Kind{
 		ShortNames:          []string{"pc"},
+		Validate:            validatePriorityClass,
+		ValidateUpdate:      validatePriorityClassUpdate,
 		UnconditionalUpdate: true,
 		Default:             defaultPriorityClass,
 		PrepareForCreate:    prepareClassCreate,

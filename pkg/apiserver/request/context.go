@@ -9,12 +9,7 @@ import (
 )
 
 // User is who makes a request.
-type User struct {
-	Name   string
-	UID    string
-	Groups []string
-	Extra  map[string][]string
-}
+type User = api.User
 
 // Names and groups that Kubernetes reserves.
 const (
@@ -27,16 +22,6 @@ const (
 // AnonymousUser is who a request without credentials comes from.
 func AnonymousUser() *User {
 	return &User{Name: Anonymous, Groups: []string{Unauthenticated}}
-}
-
-// InGroup reports whether the user belongs to a group.
-func (u *User) InGroup(group string) bool {
-	for _, g := range u.Groups {
-		if g == group {
-			return true
-		}
-	}
-	return false
 }
 
 // Operation is what a write does to the object.
@@ -76,7 +61,6 @@ type key int
 
 const (
 	infoKey key = iota
-	userKey
 	auditKey
 	warnKey
 )
@@ -93,15 +77,10 @@ func InfoFrom(ctx context.Context) *Info {
 }
 
 // WithUser attaches who asks.
-func WithUser(ctx context.Context, user *User) context.Context {
-	return context.WithValue(ctx, userKey, user)
-}
+func WithUser(ctx context.Context, user *User) context.Context { return api.WithUser(ctx, user) }
 
 // UserFrom returns who asks, nil outside of an authenticated request.
-func UserFrom(ctx context.Context) *User {
-	user, _ := ctx.Value(userKey).(*User)
-	return user
-}
+func UserFrom(ctx context.Context) *User { return api.UserFrom(ctx) }
 
 // WithAuditID attaches the request's audit id.
 func WithAuditID(ctx context.Context, id string) context.Context {

@@ -92,10 +92,12 @@ func checkNode(request *x509.CertificateRequest) error {
 	case !slices.Equal(request.Subject.Organization, []string{"system:nodes"}):
 		return errors.New("subject organization is not system:nodes")
 	case len(request.EmailAddresses) > 0:
+		//lint:ignore ST1005 Kubernetes' own text
 		return errors.New("Email subjectAltNames are not allowed")
 	case len(request.URIs) > 0:
 		return errors.New("URI subjectAltNames are not allowed")
 	case !strings.HasPrefix(request.Subject.CommonName, "system:node:"):
+		//lint:ignore ST1005 Kubernetes' own text
 		return errors.New("subject common name does not begin with system:node:")
 	}
 	return nil

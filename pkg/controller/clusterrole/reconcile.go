@@ -4,10 +4,8 @@
 package clusterrole
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	rbac "k8s.io/api/rbac/v1"
@@ -19,6 +17,7 @@ import (
 	rbaclisters "k8s.io/client-go/listers/rbac/v1"
 	"k8s.io/client-go/tools/cache"
 
+	rbacapi "skiff/pkg/api/rbac"
 	"skiff/pkg/controller/reconciler"
 	"skiff/pkg/reconcile"
 )
@@ -69,7 +68,7 @@ func (r *Reconciler) reconcile(ctx context.Context, name string) (time.Duration,
 	if err != nil {
 		return 0, err
 	}
-	rules, err := Aggregate(role, all)
+	rules, err := rbacapi.Aggregate(role, all)
 	if err != nil || apiequality.Semantic.DeepEqual(rules, role.Rules) {
 		return 0, err
 	}
@@ -86,28 +85,4 @@ func (r *Reconciler) reconcile(ctx context.Context, name string) (time.Duration,
 	}
 	r.loop.Wrote(name, r.store.GetStore(), applied.ResourceVersion)
 	return 0, nil
-}
-
-// Aggregate returns the rules of all roles that role selects, each once, in the order of the roles' names.
-func Aggregate(role *rbac.ClusterRole, all []*rbac.ClusterRole) ([]rbac.PolicyRule, error) {
-	rules := []rbac.PolicyRule{}
-	all = slices.SortedFunc(slices.Values(all), func(a, b *rbac.ClusterRole) int { return cmp.Compare(a.Name, b.Name) })
-	for _, selects := range role.AggregationRule.ClusterRoleSelectors {
-		selector, err := metav1.LabelSelectorAsSelector(&selects)
-		if err != nil {
-			return nil, fmt.Errorf("aggregation rule of cluster role %s: %w", role.Name, err)
-		}
-		for _, other := range all {
-			if other.Name == role.Name || !selector.Matches(labels.Set(other.Labels)) {
-				continue
-			}
-			for _, rule := range other.Rules {
-				same := func(r rbac.PolicyRule) bool { return apiequality.Semantic.DeepEqual(r, rule) }
-				if !slices.ContainsFunc(rules, same) {
-					rules = append(rules, rule)
-				}
-			}
-		}
-	}
-	return rules, nil
 }

@@ -9,19 +9,24 @@
 //	POST /fail     turns the health check red
 //	POST /exit?N   ends the process with code N
 //
+// The same port answers any UDP datagram with what GET / says.
+//
 // On SIGTERM it finishes what it is answering and ends with code 0.
 //
 // It is also the client of the tests (Debian's static busybox can't look up
 // names in an image without a C library):
 //
-//	hello get [-n COUNT] [-every DURATION] URL   prints each answer, or "FAILED: why"
+//	hello get [-n COUNT] [-every DURATION] [-token FILE] [-ca FILE] URL
+//	                                             prints each answer, or "FAILED: why"
 //	hello post URL                               posts nothing, once
 //	hello lookup NAME                            prints the addresses, or why there are none
+//	hello udp ADDRESS:PORT                       sends a datagram and prints the answer
 package main
 
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -35,7 +40,7 @@ func main() {
 	address := ":8080"
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
-		case "get", "post", "lookup":
+		case "get", "post", "lookup", "udp":
 			os.Exit(client(os.Args[1], os.Args[2:]))
 		}
 		address = os.Args[1]
@@ -74,6 +79,7 @@ func main() {
 		defer close(done)
 		server.Shutdown(context.Background())
 	})
+	go datagrams(address, "hello from "+host+"\n")
 	fmt.Printf("%s listens on %s\n", host, address)
 	if err := server.ListenAndServe(); err != http.ErrServerClosed {
 		fmt.Fprintln(os.Stderr, err)
@@ -81,4 +87,20 @@ func main() {
 	}
 	<-done
 	fmt.Println("bye")
+}
+
+// datagrams answers each of them alike, if the address can be had for UDP.
+func datagrams(address, answer string) {
+	c, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return
+	}
+	buffer := make([]byte, 1500)
+	for {
+		_, from, err := c.ReadFrom(buffer)
+		if err != nil {
+			return
+		}
+		c.WriteTo([]byte(answer), from)
+	}
 }

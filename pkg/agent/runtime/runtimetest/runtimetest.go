@@ -79,7 +79,7 @@ func Start(tb testing.TB) *Node {
 		n.StopContainerd()
 		destroy(n.Dir, n.CgroupParent)
 	})
-	buildInit(tb, n.InitPath)
+	BuildInit(tb, n.InitPath)
 	n.StartContainerd()
 	n.Import(BusyboxImage(tb, nil), Busybox)
 	return n
@@ -251,9 +251,9 @@ func configFile(tb testing.TB, image v1.Image) *v1.ConfigFile {
 	return c
 }
 
-// buildInit compiles cmd/init statically. While that package has no main.go, a
+// BuildInit compiles cmd/init statically. While that package has no main.go, a
 // tiny one is laid over it.
-func buildInit(tb testing.TB, out string) {
+func BuildInit(tb testing.TB, out string) {
 	tb.Helper()
 	root := moduleRoot(tb)
 	args := []string{"build", "-o", out}
