@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,6 +115,7 @@ func (o *objects) get(ctx context.Context, key objectKey) (metav1.Object, error)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if w.object == nil {
+		// The kubelet's texts name the kind in the singular.
 		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: strings.TrimSuffix(key.kind, "s")}, key.name)
 	}
 	return w.object, nil

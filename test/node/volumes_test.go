@@ -60,7 +60,7 @@ containers:
   - {name: LATER, value: later}
   - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
   - {name: TIER, valueFrom: {fieldRef: {fieldPath: "metadata.labels['tier']"}}}
-  - {name: ON,  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+  - {name: ON, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
   - {name: CPU, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}
   - {name: MEMORY, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}
   - {name: ASKED, valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: 1m}}}

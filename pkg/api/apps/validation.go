@@ -39,9 +39,6 @@ func selects(s *metav1.LabelSelector, t, old *corev1.PodTemplateSpec, kind, noun
 	if err != nil {
 		return append(errs, field.Invalid(at, s, "invalid label selector"))
 	}
-	if s == nil {
-		selector = labels.Everything() // matches nothing: reported above
-	}
 	return append(errs, core.WorkloadTemplate(specPath.Child("template"), t, old, selector, kind)...)
 }
 

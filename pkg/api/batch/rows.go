@@ -19,6 +19,8 @@ func Kinds() []*api.Kind {
 func jobKind() *api.Kind {
 	return api.Define[batchv1.Job, batchv1.JobList](gv, "jobs", api.Kind{
 		Categories:          []string{"all"},
+		Validate:            validateJob,
+		ValidateUpdate:      validateJobUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
@@ -38,6 +40,8 @@ func cronJobKind() *api.Kind {
 	return api.Define[batchv1.CronJob, batchv1.CronJobList](gv, "cronjobs", api.Kind{
 		ShortNames:          []string{"cj"},
 		Categories:          []string{"all"},
+		Validate:            validateCronJob,
+		ValidateUpdate:      validateCronJobUpdate,
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		HasGeneration:       true,

@@ -21,7 +21,7 @@ func TestDefaultedManifestsAreValid(t *testing.T) {
 	}
 	view := Default().View()
 	for _, input := range inputs {
-		if name := filepath.Base(input); name == "pod.in.yaml" || name == "service.in.yaml" {
+		if name := filepath.Base(input); name == "pod.in.yaml" || name == "service.in.yaml" || name == "job-indexed.in.yaml" {
 			continue // they show every default, and are no valid objects; pkg/api/core has valid ones
 		}
 		t.Run(filepath.Base(input), func(t *testing.T) {

@@ -184,7 +184,7 @@ func TestValidate(t *testing.T) {
 		{"Secret", "{type: kubernetes.io/tls}", []string{"data[tls.crt]: Required value", "data[tls.key]: Required value"}},
 		{"Endpoints", "{subsets/0/addresses/0/ip: 127.0.0.1}", []string{`subsets[0].addresses[0].ip: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)`}},
 		{"Event", "{involvedObject/namespace: x}", []string{`involvedObject.namespace: Invalid value: "x": does not match event.namespace`}},
-		{"ReplicationController", "{spec/template/metadata/labels: {x: y}}", []string{"spec.template.metadata.labels: Invalid value: {\"x\":\"y\"}: `selector` does not match template `labels`"}},
+		{"ReplicationController", "{spec/template/metadata/labels: {x: z}}", []string{"spec.template.metadata.labels: Invalid value: {\"x\":\"z\"}: `selector` does not match template `labels`"}},
 		{"ReplicationController", "{spec/replicas: -1}", []string{"spec.replicas: Invalid value: -1: must be greater than or equal to 0"}},
 		{"PersistentVolumeClaim", "{spec/accessModes: []}", []string{"spec.accessModes: Required value: at least 1 access mode is required"}},
 		{"ResourceQuota", "{spec/hard: {pods: 1500m}}", []string{`spec.hard[pods]: Invalid value: "1500m": must be an integer`}},

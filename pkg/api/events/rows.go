@@ -20,6 +20,8 @@ func Kinds() []*api.Kind { return []*api.Kind{eventKind()} }
 func eventKind() *api.Kind {
 	return api.Define[eventsv1.Event, eventsv1.EventList](gv, "events", api.Kind{
 		ShortNames:          []string{"ev"},
+		Validate:            validate,
+		ValidateUpdate:      validateUpdate,
 		Namespaced:          true,
 		Stored:              corev1.SchemeGroupVersion.WithKind("Event"),
 		ToStored:            toCore,

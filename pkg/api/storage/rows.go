@@ -25,6 +25,8 @@ func Kinds() []*api.Kind {
 func storageClassKind() *api.Kind {
 	return api.Define[storagev1.StorageClass, storagev1.StorageClassList](gv, "storageclasses", api.Kind{
 		ShortNames:          []string{"sc"},
+		Validate:            validateClass,
+		ValidateUpdate:      validateClassUpdate,
 		UnconditionalUpdate: true,
 		Default:             defaultStorageClass,
 		ReturnsDeleted:      true,

@@ -1,0 +1,64 @@
+package catalogue
+
+import (
+	"strings"
+	"testing"
+
+	"skiff/pkg/api"
+)
+
+// One manifest and its successor for the groups beside core: what is wrong with each.
+func TestValidationOfGroups(t *testing.T) {
+	const deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: x}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}"
+	const slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, namespace: x}\naddressType: IPv4\nendpoints: [{addresses: [10.0.0.1]}]\nports: [{name: a, port: 80}]"
+	const binding = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: b}\nroleRef: {kind: ClusterRole, name: view, apiGroup: rbac.authorization.k8s.io}\nsubjects: [{kind: User, name: u}]"
+	const role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: r, namespace: x}\nrules: [{verbs: [get], apiGroups: [''], resources: [pods]}]"
+	const lease = "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {name: l, namespace: x}\nspec: {leaseDurationSeconds: 5}"
+	for _, c := range []struct{ manifest, from, to, created, updated string }{
+		{deployment, "", "", "", ""},
+		{deployment, "{a: b}}, template", "{a: c}}, template", "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+			"spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`; spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"c\"}}: field is immutable"},
+		{deployment, "selector: {matchLabels: {a: b}}, ", "", "spec.selector: Required value; spec.template", "spec.selector: Required value; spec.template"},
+		{deployment, "spec: {selector", "spec: {replicas: -1, selector", "spec.replicas: Invalid value: -1: must be greater than or equal to 0", "spec.replicas: Invalid value: -1"},
+		{deployment, "spec: {selector", "spec: {progressDeadlineSeconds: 1, minReadySeconds: 2, selector", "spec.progressDeadlineSeconds: Invalid value: 1: must be greater than minReadySeconds", "spec.progress"},
+		{slice, "", "", "", ""},
+		{slice, "10.0.0.1", "fd00::1", "endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address", "endpoints[0].addresses"},
+		{slice, "IPv4", "FQDN", "", "addressType: Invalid value: \"FQDN\": field is immutable"},
+		{binding, "", "", "", ""},
+		{binding, "view", "edit", "", "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"edit\"}: cannot change roleRef"},
+		{binding, "kind: User", "kind: ServiceAccount", "subjects[0].namespace: Required value", "subjects[0].namespace: Required value"},
+		{role, "[get]", "[]", "rules[0].verbs: Required value: verbs must contain at least one value", "rules[0].verbs"},
+		{lease, "5", "0", "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0", "spec.leaseDurationSeconds"},
+	} {
+		t.Run(c.manifest[:40]+c.to, func(t *testing.T) {
+			k, old := defaulted(t, c.manifest)
+			_, obj := defaulted(t, strings.Replace(c.manifest, c.from, c.to, 1))
+			for what, errs := range map[string][2]string{"created": {texts(k.Validate(obj)), c.created}, "updated": {texts(k.ValidateUpdate(obj, old)), c.updated}} {
+				if !strings.HasPrefix(errs[0], errs[1]) || errs[1] == "" && errs[0] != "" {
+					t.Errorf("%s: got %q, want %q", what, errs[0], errs[1])
+				}
+			}
+		})
+	}
+}
+
+func texts[E error](errs []E) string {
+	var all []string
+	for _, e := range errs {
+		all = append(all, e.Error())
+	}
+	return strings.Join(all, "; ")
+}
+
+func defaulted(t *testing.T, manifest string) (*api.Kind, api.Object) {
+	t.Helper()
+	decoded, gvk, err := api.StrictYAML.Decode([]byte(manifest), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, obj := Default().View().ByKind(*gvk), decoded.(api.Object)
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	return k, obj
+}
