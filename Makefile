@@ -10,7 +10,7 @@ VERSION := v1.36.0+skiff
 VERSION_PACKAGE := k8s.io/component-base/version
 LDFLAGS := -s -w -X $(VERSION_PACKAGE).gitVersion=$(VERSION) -X $(VERSION_PACKAGE).gitMajor=1 -X $(VERSION_PACKAGE).gitMinor=36
 
-.PHONY: help deps build images up down test unit api node lint bench clean
+.PHONY: help deps build images up down test unit node lint bench clean
 
 help:
 	@echo "make up      deps, build, a one-node cluster, and manifests/hello.yaml served by it"

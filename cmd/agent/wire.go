@@ -9,8 +9,11 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -31,6 +34,7 @@ type wiring struct {
 	log     *slog.Logger
 	group   component.Group
 	health  *component.Health
+	metrics *prometheus.Registry
 	config  *rest.Config         // the node's identity
 	client  kubernetes.Interface // the same
 	shared  informers.SharedInformerFactory
@@ -42,7 +46,7 @@ type wiring struct {
 }
 
 func (o *options) wire(log *slog.Logger) (*wiring, error) {
-	w := &wiring{options: o, log: log, health: &component.Health{}}
+	w := &wiring{options: o, log: log, health: &component.Health{}, metrics: component.Metrics()}
 	if err := w.parse(); err != nil {
 		return nil, err
 	}
@@ -138,7 +142,7 @@ func (w *wiring) addProxy() error {
 		return err
 	}
 	config := proxy.Config{
-		NodeName: w.nodeName, Programmer: programmer, Logger: w.log,
+		NodeName: w.nodeName, Programmer: programmer, Logger: w.log, Registerer: w.metrics,
 		Services:       w.shared.Core().V1().Services().Informer(),
 		EndpointSlices: w.shared.Discovery().V1().EndpointSlices().Informer(),
 		Nodes:          w.shared.Core().V1().Nodes().Informer(),
@@ -173,6 +177,7 @@ func (w *wiring) addDNS() error {
 		Domain: w.clusterDomain, PacketConns: packets, Listeners: listeners, Upstreams: upstreams, ResolvConf: w.resolvConf,
 		Services:       w.shared.Core().V1().Services().Informer(),
 		EndpointSlices: w.shared.Discovery().V1().EndpointSlices().Informer(),
+		Registerer:     w.metrics,
 		Logger:         w.log,
 	}
 	if len(packets) == 0 {
@@ -214,7 +219,7 @@ func (w *wiring) addPods() error {
 		ClusterDNS: w.clusterDNS, ClusterDomain: w.clusterDomain, PodPidsLimit: w.podPids,
 		Node: agent.NodeConfig{Labels: w.labels, Taints: taints, MaxPods: w.maxPods, Reserved: reserved, ProviderID: w.providerID},
 		Server: agent.ServerConfig{Address: w.address, Port: w.port, CertFile: w.certFile, KeyFile: w.keyFile, ClientCAFile: w.clientCA,
-			Health: w.health},
+			Health: w.health, Metrics: w.metrics},
 		Log: w.log,
 	}
 	if w.proxy != nil {
@@ -233,8 +238,14 @@ func (w *wiring) addPods() error {
 	return nil
 }
 
-// release waits until this node sends no new connections to a pod.
+// othersFloor is the least that the other nodes get to stop sending to a pod.
+const othersFloor = 200 * time.Millisecond
+
+// release waits until no node should send new connections to a pod: this one
+// by its own proxy's word. The others hear of it when this one does, and get as
+// long again as it took here. Only pods of services are waited for.
 func (w *wiring) release(ctx context.Context, pod *corev1.Pod) {
+	begun := time.Now()
 	var ips []netip.Addr
 	for _, p := range pod.Status.PodIPs {
 		if ip, err := netip.ParseAddr(p.IP); err == nil {
@@ -244,4 +255,19 @@ func (w *wiring) release(ctx context.Context, pod *corev1.Pod) {
 	if err := w.proxy.Drained(ctx, pod.UID, ips...); err != nil {
 		w.log.Debug("pod goes undrained", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 	}
+	if !w.selected(pod) {
+		return
+	}
+	select {
+	case <-time.After(max(time.Since(begun), othersFloor)):
+	case <-ctx.Done():
+	}
+}
+
+// selected says whether some service sends to a pod.
+func (w *wiring) selected(pod *corev1.Pod) bool {
+	services, _ := w.shared.Core().V1().Services().Lister().Services(pod.Namespace).List(labels.Everything())
+	return slices.ContainsFunc(services, func(s *corev1.Service) bool {
+		return len(s.Spec.Selector) > 0 && labels.SelectorFromValidatedSet(s.Spec.Selector).Matches(labels.Set(pod.Labels))
+	})
 }

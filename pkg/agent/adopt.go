@@ -52,6 +52,11 @@ func (w *worker) adopt(found []runtime.Container) {
 			s.Initialized = true
 		}
 	}
+	if s.Sandbox.Phase != Ready { // a reboot: the pod begins with its first container again
+		for _, c := range s.role(InitRole) {
+			c.Again = c.Current != nil && c.Current.Ended != nil
+		}
+	}
 	if s.Sandbox.Phase != Ready && anyRunning(s) {
 		// Containers without namespaces of the pod: half a reboot. They have to go.
 		for _, c := range s.Containers {

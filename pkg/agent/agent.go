@@ -116,7 +116,6 @@ type Agent struct {
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
-	waiting map[types.UID]*v1.Pod          // pods whose predecessor of the same uid is still ending
 	owners  map[string]*worker             // by container id
 	used    map[types.UID]*v1.Pod          // admitted pods, for the sums of admission
 	found   map[string][]runtime.Container // of pods without a worker yet, by uid
@@ -149,7 +148,6 @@ func New(cfg Config) (*Agent, error) {
 		runtime:    runtime.New(cfg.Runtime),
 		hookClient: &http.Client{Timeout: 0, Transport: hookTransport()},
 		workers:    map[types.UID]*worker{},
-		waiting:    map[types.UID]*v1.Pod{},
 		owners:     map[string]*worker{},
 		used:       map[types.UID]*v1.Pod{},
 		found:      map[string][]runtime.Container{},
@@ -253,11 +251,18 @@ func (a *Agent) watchPods(ctx context.Context) error {
 // podChanged hands a pod to its worker, or makes one.
 func (a *Agent) podChanged(pod *v1.Pod) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if w := a.workers[pod.UID]; w != nil {
-		w.update(pod)
-		return
+	w := a.workers[pod.UID]
+	if w == nil {
+		a.begin(pod)
 	}
+	a.mu.Unlock()
+	if w != nil { // outside of the lock, for this may wait for the worker
+		w.update(pod)
+	}
+}
+
+// begin starts the worker of a pod. The lock is held.
+func (a *Agent) begin(pod *v1.Pod) {
 	w := newWorker(a, pod)
 	found := a.found[string(pod.UID)]
 	delete(a.found, string(pod.UID))
@@ -285,8 +290,9 @@ func (a *Agent) podChanged(pod *v1.Pod) {
 
 func (a *Agent) podRemoved(pod *v1.Pod) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if w := a.workers[pod.UID]; w != nil {
+	w := a.workers[pod.UID]
+	a.mu.Unlock()
+	if w != nil {
 		// The last version may carry a shorter grace period.
 		w.update(pod)
 		w.removed()

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -369,6 +368,3 @@ func findContainer(pod *v1.Pod, name string) *v1.Container {
 	}
 	return nil
 }
-
-// errConfig marks errors of a container's configuration: CreateContainerConfigError.
-var errConfig = errors.New("configuration")

@@ -188,7 +188,11 @@ func (w *worker) postStart(c *Container) {
 		return w.agent.hook(ctx, c.Spec.Lifecycle.PostStart, c.Spec, a.ID, w.podIP())
 	}, func(err error) {
 		a.Hook.Phase = Ready
-		if err == nil || !a.Running() {
+		if !a.Running() {
+			return
+		}
+		if err == nil {
+			w.startProbes(c, false)
 			return
 		}
 		w.log.Warn("postStart hook", "container", c.Name, "err", err)

@@ -3,6 +3,10 @@ package agent_test
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,12 +14,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	k8stesting "k8s.io/client-go/testing"
+
+	"skiff/pkg/agent/runtime/runtimetest"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -419,4 +429,106 @@ func (c *cluster) waitEvent(pod *v1.Pod, reason, message string) {
 			c.tb.Fatalf("no event %s %q among %v", reason, message, list.Items)
 		}
 	}
+}
+
+func TestOutOfMemory(t *testing.T) {
+	c := start(t)
+	main := shell("main", "dd if=/dev/zero of=/dev/null bs=200M count=10")
+	main.Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse("20Mi")}
+	pod := c.once(&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{main}}})
+	if s := pod.Status.ContainerStatuses[0].State.Terminated; s.Reason != "OOMKilled" || s.ExitCode != 137 {
+		t.Errorf("terminated %+v", s)
+	}
+}
+
+func TestRestartAllContainers(t *testing.T) {
+	c := start(t)
+	never := ptr(v1.ContainerRestartPolicyNever)
+	dir := v1.Volume{Name: "shared", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}
+	mounts := []v1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
+	first := shell("init", "echo init >> /shared/log")
+	source := shell("source", "echo source >> /shared/log; [ $(grep -c source /shared/log) = 2 ] || exit 42; cat /shared/log")
+	source.RestartPolicy = never
+	source.RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}}}}
+	other := shell("other", "trap 'exit 0' TERM; while [ $(grep -c source /shared/log) -lt 2 ]; do sleep 0.05; done")
+	first.VolumeMounts, source.VolumeMounts, other.VolumeMounts = mounts, mounts, mounts
+	pod := c.once(&v1.Pod{Spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyNever, InitContainers: []v1.Container{first}, Containers: []v1.Container{source, other}, Volumes: []v1.Volume{dir}}})
+	if pod.Status.Phase != v1.PodSucceeded {
+		t.Errorf("status %+v", pod.Status)
+	}
+	if log := c.log(pod, "source", 1); strings.Count(log, " init\n") != 2 || strings.Count(log, " source\n") != 2 {
+		t.Errorf("log %q", log)
+	}
+	for _, cs := range append(pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses...) {
+		want := "RestartingAllContainers"
+		if cs.Name == "source" {
+			want = "Error"
+		}
+		if last := cs.LastTerminationState.Terminated; cs.RestartCount != 1 || last == nil || last.Reason != want {
+			t.Errorf("%s: %d restarts, before %+v", cs.Name, cs.RestartCount, last)
+		}
+	}
+}
+
+func TestEphemeralContainer(t *testing.T) {
+	c := start(t)
+	pod := c.create(&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{shell("main", "exec sleep 1234")}}})
+	pod = c.wait(pod.Name, "Running", phase(v1.PodRunning)).DeepCopy()
+	debug := shell("debug", "ps | grep -c '[s]leep 1234'")
+	pod.Spec.EphemeralContainers = []v1.EphemeralContainer{{TargetContainerName: "main", EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: debug.Name, Image: debug.Image, Command: debug.Command}}}
+	if _, err := c.client.CoreV1().Pods("default").Update(context.Background(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pod = c.wait(pod.Name, "debugged", func(p *v1.Pod) bool {
+		return len(p.Status.EphemeralContainerStatuses) == 1 && p.Status.EphemeralContainerStatuses[0].State.Terminated != nil
+	})
+	c.expect(c.output(pod, "debug"), "1\n")
+	c.delete(pod, 0)
+}
+
+// serveRegistry is an image registry on loopback that wants a user and a password.
+func (c *cluster) serveRegistry() string {
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if name, password, ok := r.BasicAuth(); !ok || name != "user" || password != "pass" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}))
+	c.tb.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	tag, err := name.NewTag(host + "/team/busybox:1")
+	if err == nil {
+		err = remote.Write(tag, runtimetest.BusyboxImage(c.tb, map[string]string{"/etc/from": "registry"}), remote.WithAuth(&authn.Basic{Username: "user", Password: "pass"}))
+	}
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	return host
+}
+
+func TestPullWithSecret(t *testing.T) {
+	c := start(t)
+	host := c.serveRegistry()
+	main := shell("main", "cat /etc/from")
+	main.Image = host + "/team/busybox:1"
+	refused := c.create(&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{main}}})
+	c.wait(refused.Name, "refused", func(p *v1.Pod) bool {
+		cs := p.Status.ContainerStatuses
+		return len(cs) > 0 && cs[0].State.Waiting != nil && cs[0].State.Waiting.Reason == "ErrImagePull"
+	})
+	secret := &v1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "pull", Namespace: "default"}, Type: v1.SecretTypeDockerConfigJson,
+		Data: map[string][]byte{v1.DockerConfigJsonKey: []byte(fmt.Sprintf(`{"auths":{%q:{"username":"user","password":"pass"}}}`, host+"/team"))}}
+	if _, err := c.client.CoreV1().Secrets("default").Create(context.Background(), secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pod := c.once(&v1.Pod{Spec: v1.PodSpec{ImagePullSecrets: []v1.LocalObjectReference{{Name: "pull"}}, Containers: []v1.Container{main}}})
+	c.expect(c.output(pod, "main"), "registry")
+	if id := pod.Status.ContainerStatuses[0].ImageID; !strings.HasPrefix(id, host+"/team/busybox@sha256:") {
+		t.Errorf("image id %q", id)
+	}
+	c.delete(refused, 0)
 }

@@ -13,8 +13,11 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 	utilexec "k8s.io/client-go/util/exec"
 )
 
@@ -140,5 +143,53 @@ func TestFollowedLogIsWhole(t *testing.T) {
 	lines := strings.Split(log, "\n")
 	if code != 200 || len(lines) != 2001 || lines[1999] != "line 1999" || lines[2000] != "end" {
 		t.Errorf("%d: %d lines, the last %q", code, len(lines), lines[len(lines)-1])
+	}
+}
+
+func TestPortForward(t *testing.T) {
+	c := start(t)
+	pod := c.create(&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{shell("main", "echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp")}}})
+	pod = c.wait(pod.Name, "Running", phase(v1.PodRunning))
+	config := &rest.Config{Host: c.url("", nil).String(), TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
+	target := c.url("/portForward/default/"+pod.Name, nil)
+	transport, upgrader, err := spdy.RoundTripperFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tunnel, err := portforward.NewSPDYOverWebsocketDialer(target, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, dialer := range map[string]httpstream.Dialer{"spdy": spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", target), "websocket": tunnel} {
+		stop, ready, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		f, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{"0:8080"}, stop, ready, io.Discard, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { done <- f.ForwardPorts() }()
+		select {
+		case <-ready:
+		case err := <-done:
+			t.Errorf("%s: %v", kind, err)
+			continue
+		}
+		ports, _ := f.GetPorts()
+		body := ""
+		for range 50 { // until the server in the pod listens
+			r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/index.html", ports[0].Local))
+			if err != nil {
+				time.Sleep(20 * time.Millisecond)
+				continue
+			}
+			b, _ := io.ReadAll(r.Body)
+			r.Body.Close()
+			body = string(b)
+			break
+		}
+		if body != "hello\n" {
+			t.Errorf("%s: got %q", kind, body)
+		}
+		close(stop)
+		<-done
 	}
 }

@@ -147,8 +147,13 @@ func containerStatus(pod *v1.Pod, s *State, c *Container, ending bool) v1.Contai
 		groups = append(groups, int64(g))
 	}
 	cs.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: int64(a.User.UID), GID: int64(a.User.GID), SupplementalGroups: groups}}
+	// Until its postStart hook has ended, a container isn't said to run.
+	if a.Running() && a.Hook.Phase == Busy {
+		cs.State.Waiting = waiting(s, c)
+		return cs
+	}
 	if a.Running() {
-		started := a.Started && (c.Role != SidecarRole || a.Hook.Phase == Ready)
+		started := a.Started
 		cs.Started = &started
 		cs.Ready = started && a.Ready && c.Role != InitRole && c.Role != EphemeralRole
 		cs.State.Running = &v1.ContainerStateRunning{StartedAt: metav1.NewTime(a.StartedAt.Truncate(time.Second))}
@@ -210,7 +215,7 @@ func phase(pod *v1.Pod, s *State, over bool) v1.PodPhase {
 			case a == nil && c.Previous == nil, a.Running():
 				pendingInit++
 			case a != nil && a.Ended.Code != 0:
-				if !shouldRestart(pod, c.Spec, a.Ended.Code) {
+				if !c.Again && !shouldRestart(pod, c.Spec, a.Ended.Code) {
 					return v1.PodFailed
 				}
 				pendingInit++
@@ -230,6 +235,8 @@ func phase(pod *v1.Pod, s *State, over bool) v1.PodPhase {
 			}
 		case MainRole:
 			switch {
+			case a.Running() && a.Hook.Phase == Busy && c.Previous == nil:
+				waiting++
 			case a.Running():
 				running++
 			case isWaiting && c.Previous == nil:
@@ -242,7 +249,7 @@ func phase(pod *v1.Pod, s *State, over bool) v1.PodPhase {
 				} else {
 					code = c.Previous.Code
 				}
-				if !shouldRestart(pod, c.Spec, code) {
+				if !c.Again && !shouldRestart(pod, c.Spec, code) {
 					stoppedForGood++
 				}
 				if code == 0 {

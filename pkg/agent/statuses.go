@@ -24,7 +24,6 @@ type statuses struct {
 
 	mu    sync.Mutex
 	pods  map[types.UID]*reporting
-	wake  chan types.UID
 	slots chan struct{}
 	ctx   context.Context
 	wg    sync.WaitGroup

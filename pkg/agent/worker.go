@@ -420,11 +420,11 @@ func (w *worker) startFailed(c *Container, reason string, err error) {
 func (w *worker) runs(c *Container, adopted bool) {
 	a := c.Current
 	a.Started, a.Ready = c.Spec.StartupProbe == nil, c.Spec.ReadinessProbe == nil
-	if adopted || !hasPostStart(c.Spec) {
-		a.Hook.Phase = Ready
-	} else {
-		w.postStart(c)
+	if !adopted && hasPostStart(c.Spec) {
+		w.postStart(c) // the probes wait until it has ended
+		return
 	}
+	a.Hook.Phase = Ready
 	w.startProbes(c, adopted)
 }
 

@@ -116,9 +116,7 @@ func (s *server) review(w http.ResponseWriter, r *http.Request, c *call, obj api
 	if err != nil {
 		return err
 	}
-	answer.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
-	s.writeObject(w, r, http.StatusCreated, c.plain(s), answer)
-	return nil
+	return s.writeItem(w, r, http.StatusCreated, c, drafted{answer})
 }
 
 // readVirtual answers get and list of the one virtual kind that can be read: component

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/authz"
@@ -45,7 +44,7 @@ type Admission interface {
 type Reviews interface {
 	// Review answers a create of a virtual kind (TokenReview, SubjectAccessReview and its
 	// family, SelfSubjectReview). The object may be changed and returned.
-	Review(ctx context.Context, kind *api.Kind, namespace string, obj api.Object) (runtime.Object, error)
+	Review(ctx context.Context, kind *api.Kind, namespace string, obj api.Object) (api.Object, error)
 	// Token answers a create of serviceaccounts/token. validate is asked about the completed
 	// request before anything is signed.
 	Token(ctx context.Context, namespace, name string, req *authenticationv1.TokenRequest,

@@ -2,10 +2,11 @@
 //
 // One set of generic handlers serves every row of the catalogue: a request is
 // parsed into a [request.Info], authenticated, authorized, and then handled by
-// the verb's handler (get.go, list.go, watch.go, create.go, update.go,
-// patch.go, delete.go). Actions that aren't views of an object (binding,
-// eviction, exec …) have handlers of their own, in actions*.go. Handlers
-// return errors; one place (errors.go) turns them into metav1.Status.
+// the verb's handler (get.go, which lists as well, watch.go, create.go,
+// update.go, patch.go, delete.go, collection.go). Actions that aren't views of
+// an object have handlers of their own: actions.go, binding.go, eviction.go,
+// connect.go (logs, exec and the like). Handlers return errors; one place
+// (errors.go) turns them into metav1.Status.
 //
 // Reading order: server.go (what there is and how it starts), filters.go (what
 // every request passes through), route.go (path to handler), then a verb.
@@ -14,6 +15,12 @@
 // (encode.go): a list is a concatenation, a watch event is encoded once for
 // all who see it.
 //
+// What a request writes beside its object goes into the same transaction:
+// services.go (with addresses.go and nodeports.go: what a service is given),
+// fence.go (the epochs of leaders).
+// What the server itself keeps in order is in bootstrap.go and endpoints.go.
+//
 // Limits, deliberately: no CBOR, no API priority and fairness (a fixed number
-// of requests in flight instead), no CORS, no profiling endpoints.
+// of requests in flight instead), no audit log, no CORS, no profiling endpoints,
+// no custom resources, no aggregated APIs.
 package apiserver

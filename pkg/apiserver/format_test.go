@@ -85,6 +85,18 @@ func TestFormats(t *testing.T) {
 			t.Errorf("%d %s", code, refused)
 		}
 	})
+	t.Run("review", func(t *testing.T) {
+		reviews, question := "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", `{"spec":{"nonResourceAttributes":{"path":"/","verb":"get"}}}`
+		for accept, want := range map[string]string{
+			"application/json;as=Table;v=v1;g=meta.k8s.io,application/json": `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1",`,
+			"application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io":  `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1",`,
+		} {
+			code, _, body := raw(t, i, "POST", reviews, asJSON, question, "Accept", accept)
+			if code != http.StatusCreated || !strings.HasPrefix(string(body), want) {
+				t.Errorf("%s: %d %s", accept, code, body)
+			}
+		}
+	})
 	t.Run("gzip", func(t *testing.T) {
 		for n := range 3 {
 			big := strings.Repeat("x", 60<<10)

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/rest"
 
@@ -48,7 +47,7 @@ func (everyone) Authorize(_ context.Context, user *request.User, _ *request.Info
 	return authz.Verdict{Allowed: user.Name != "nobody"}
 }
 
-func (everyone) Review(_ context.Context, _ *api.Kind, _ string, obj api.Object) (runtime.Object, error) {
+func (everyone) Review(_ context.Context, _ *api.Kind, _ string, obj api.Object) (api.Object, error) {
 	return obj, nil
 }
 

@@ -102,6 +102,8 @@ func TestBadInput(t *testing.T) {
 			code: 415, reason: metav1.StatusReasonUnsupportedMediaType, message: "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
 		{name: "unknown accept", method: "GET", path: maps, headers: []string{"Accept", "text/html"},
 			code: 406, reason: metav1.StatusReasonNotAcceptable, message: "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
+		{name: "review as a table", method: "POST", path: "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", contentType: asJSON, body: `{}`, headers: []string{"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"},
+			code: 406, reason: metav1.StatusReasonNotAcceptable, message: "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
 		{name: "watch in an unknown stream", method: "GET", path: maps + "?watch=1", headers: []string{"Accept", "application/json;stream=other"},
 			code: 406, reason: metav1.StatusReasonNotAcceptable, message: "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
 		{name: "unknown resource", method: "GET", path: "/api/v1/nonsense", code: 404, reason: metav1.StatusReasonNotFound, message: "the server could not find the requested resource"},

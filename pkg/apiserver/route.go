@@ -187,8 +187,14 @@ func warnDeprecated(r *http.Request, c *call) {
 	request.Warn(r.Context(), text)
 }
 
-// formats says how this resource can be sent: custom resources have no protobuf form.
+// formats says how this resource can be sent: custom resources have no protobuf form, and the
+// answer of a review is no row of a table.
 func (c *call) formats() allowed {
+	if c.kind.Virtual && c.kind.Cells == nil {
+		return func(info *runtime.SerializerInfo, as *schema.GroupVersionKind) bool {
+			return metadataAllowed(info, as) && (as == nil || as.Kind != "Table")
+		}
+	}
 	if _, custom := c.kind.New().(runtime.Unstructured); !custom {
 		return metadataAllowed
 	}

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"skiff/pkg/apiserver/openapi"
 	"skiff/pkg/apiserver/patch"
 	"skiff/pkg/apiserver/stream"
@@ -101,6 +103,9 @@ func newServer(cfg Config) *server {
 		codec:    newCodec(),
 		managers: patch.NewManagers(),
 		metrics:  newMetrics(),
+	}
+	if collector, ok := cfg.Store.(prometheus.Collector); ok {
+		s.metrics.registry.MustRegister(collector)
 	}
 	s.discovery = &discovery{server: s}
 	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion})

@@ -11,7 +11,6 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/api"
@@ -150,7 +149,7 @@ type reviews struct {
 	issuer *authn.Issuer
 }
 
-func (r *reviews) Review(ctx context.Context, kind *api.Kind, _ string, obj api.Object) (runtime.Object, error) {
+func (r *reviews) Review(ctx context.Context, kind *api.Kind, _ string, obj api.Object) (api.Object, error) {
 	switch o := obj.(type) {
 	case *authenticationv1.TokenReview:
 		return r.authn.ReviewToken(ctx, o)

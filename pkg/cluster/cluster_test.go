@@ -165,11 +165,17 @@ func TestNodes(t *testing.T) {
 		if err := Start(context.Background(), name, worker.Name, 0, nil); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := enter(worker, "cat", "/var/lib/proof"); err != nil || out != "mine" {
-			t.Errorf("the disk after a power cut: %q %v", out, err)
-		}
+		eventually(t, "the node has its disk again", func() bool {
+			out, err := enter(worker, "cat", "/var/lib/proof")
+			return err == nil && out == "mine"
+		})
 		if out, err := enter(worker, "busybox", "ping", "-c", "1", "-W", "2", master.IP.String()); err != nil {
 			t.Errorf("worker to master: %v\n%s", err, out)
+		}
+		// What the machine remembers of the node's link-layer address must still be right.
+		want := hardware(worker.IP).String()
+		if out, err := enter(worker, "cat", "/sys/class/net/eth0/address"); err != nil || out != want {
+			t.Errorf("link-layer address %q, want %q (%v)", out, want, err)
 		}
 	})
 

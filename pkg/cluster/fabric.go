@@ -52,7 +52,7 @@ func weave(s *Spec, l layout) error {
 	if _, err := netlink.LinkByName(l.link()); err == nil {
 		return nil
 	}
-	if err := plug(in, space, uplinkName, l.link(), nil); err != nil {
+	if err := plug(in, space, uplinkName, l.link(), nil, hardware(s.Gateway())); err != nil {
 		return err
 	}
 	link, err := netlink.LinkByName(l.link())
@@ -81,7 +81,7 @@ func connect(s *Spec, l layout, n Node, pid int) error {
 	if old, err := in.LinkByName(port); err == nil {
 		in.LinkDel(old) // of a life of this node that ended without a farewell
 	}
-	if err := plug(in, space, port, nodeLink, &target); err != nil {
+	if err := plug(in, space, port, nodeLink, &target, hardware(n.IP)); err != nil {
 		return err
 	}
 	lo, err := node.LinkByName("lo")
@@ -104,11 +104,18 @@ func connect(s *Spec, l layout, n Node, pid int) error {
 	return node.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.IP(s.Gateway().AsSlice())})
 }
 
+// hardware is the link-layer address that belongs to a node's address for good:
+// after a restart of the node, what the others remember of it is still right.
+func hardware(ip netip.Addr) net.HardwareAddr {
+	four := ip.As4()
+	return append(net.HardwareAddr{0x02, 0}, four[:]...)
+}
+
 // plug makes a veth pair: port on the switch's bridge, and an end in another
 // namespace (nil: the machine's).
-func plug(in *netlink.Handle, space netns.NsHandle, port, end string, target *netns.NsHandle) error {
+func plug(in *netlink.Handle, space netns.NsHandle, port, end string, target *netns.NsHandle, address net.HardwareAddr) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = end
+	attrs.Name, attrs.HardwareAddr = end, address
 	if target != nil {
 		attrs.Namespace = netlink.NsFd(*target)
 	}

@@ -219,7 +219,6 @@ func TestRestartPolicies(t *testing.T) {
 	for name, want := range map[string]struct{ reason, message string }{
 		"onfailure-1": {"CrashLoopBackOff", "back-off 10s restarting failed container=c pod=onfailure-1_" + ns},
 		"always-0":    {"CrashLoopBackOff", "back-off 10s restarting failed container=c pod=always-0_" + ns},
-		"no-command":  {"RunContainerError", "/nowhere"},
 		"non-root":    {"CreateContainerConfigError", "container has runAsNonRoot and image will run as root"},
 	} {
 		waitPod(t, ns, name, want.reason, func(p *v1.Pod) bool {
@@ -230,6 +229,13 @@ func TestRestartPolicies(t *testing.T) {
 			return s.State.Waiting != nil && s.State.Waiting.Reason == want.reason && strings.Contains(s.State.Waiting.Message, want.message)
 		})
 	}
+	waitPod(t, ns, "no-command", "unable to start", func(p *v1.Pod) bool {
+		if len(p.Status.ContainerStatuses) != 1 {
+			return false
+		}
+		s := p.Status.ContainerStatuses[0].LastTerminationState.Terminated
+		return s != nil && s.Reason == "StartError" && s.ExitCode == 128 && strings.Contains(s.Message, `exec: "/nowhere": stat /nowhere: no such file or directory`)
+	})
 	event(t, ns, "always-0", "BackOff", "Back-off restarting failed container c in pod always-0_"+ns)
 	p := waitPod(t, ns, "deadline", "Failed", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed })
 	if p.Status.Reason != "DeadlineExceeded" || p.Status.Message != "Pod was active on the node longer than the specified deadline" {
@@ -334,7 +340,6 @@ func deletion(t *testing.T, ns, name string) time.Duration {
 func TestTermination(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
-	must(t, "create", "configmap", "out", "-n", ns)
 	// What the pods do on their way out is told through a directory of the node.
 	dir := "/tmp/" + ns
 	volume := fmt.Sprintf("nodeName: NODE-worker-1\nvolumes: [{name: v, hostPath: {path: %s}}]\n", dir)
@@ -356,12 +361,7 @@ containers: [{name: c, image: HELLO, volumeMounts: [{name: v, mountPath: /v}], c
 	pod(t, ns, "hook-fails", `
 containers: [{name: c, image: HELLO, lifecycle: {postStart: {exec: {command: [sh, -c, "exit 1"]}}}}]
 `)
-	pod(t, ns, "signal", volume+`
-terminationGracePeriodSeconds: 20
-os: {name: linux}
-containers: [{name: c, image: HELLO, lifecycle: {stopSignal: SIGUSR1}, volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "trap 'echo usr1 >> /v/signal; exit 0' USR1; while :; do usleep 20000; done"]}]
-`)
-	for _, name := range []string{"polite", "stubborn", "signal"} {
+	for _, name := range []string{"polite", "stubborn"} {
 		waitPod(t, ns, name, "ready", ready)
 	}
 	if took := deletion(t, ns, "polite"); took > 6*time.Second {
@@ -372,8 +372,6 @@ containers: [{name: c, image: HELLO, lifecycle: {stopSignal: SIGUSR1}, volumeMou
 		t.Errorf("stubborn took %v, has a grace period of 3 s", took)
 	}
 	expect(t, "stubborn", readFile(t, dir+"/stubborn"), "term")
-	deletion(t, ns, "signal")
-	expect(t, "signal", readFile(t, dir+"/signal"), "usr1")
 	event(t, ns, "hook-fails", "FailedPostStartHook", "PostStartHook failed")
 	waitPod(t, ns, "hook-fails", "restarted", func(p *v1.Pod) bool {
 		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount > 0

@@ -24,6 +24,10 @@ func TestIsolation(t *testing.T) {
 			"volumes: [{name: v, emptyDir: {}}]\nsecurityContext: {runAsUser: 1000, runAsGroup: 2000, fsGroup: 3000, supplementalGroups: [4000]}",
 			"1000\n2000\n2000 3000 4000\n0 3000 2777\n1000 3000 644\ntouch: /x: Permission denied",
 		},
+		"token":     {"stat -L -c '%u %g %a' /run/secrets/kubernetes.io/serviceaccount/token; wc -l < /run/secrets/kubernetes.io/serviceaccount/token", "", "securityContext: {runAsUser: 1000}", "1000 0 600\n0"},
+		"token-fsg": {"stat -L -c '%u %g %a' /run/secrets/kubernetes.io/serviceaccount/token", "", "securityContext: {runAsUser: 1000, fsGroup: 3000}", "0 3000 640"},
+		"non-root":  {"id -u", "", "securityContext: {runAsUser: 1000, runAsNonRoot: true}", "1000"},
+		"hidden":    {"cat /proc/1/mountinfo | grep -c ' /v ro'; cat /v/k", ", volumeMounts: [{name: v, mountPath: /v, readOnly: true}]", "volumes: [{name: v, hostPath: {path: /etc}}]", "1\ncat: can't open '/v/k': No such file or directory"},
 		"own-user":  {"id -u", ", securityContext: {runAsUser: 7}", "securityContext: {runAsUser: 1000}", "7"},
 		"read-only": {"touch /x 2>&1; touch /dev/shm/x && echo shm", ", securityContext: {readOnlyRootFilesystem: true}", "", "touch: /x: Read-only file system\nshm"},
 		"capabilities": {
@@ -32,12 +36,12 @@ func TestIsolation(t *testing.T) {
 		"usual-capabilities": {"grep CapEff /proc/self/status | cut -f2", "", "", "00000000a80425fb"},
 		"no-new-privileges":  {"grep NoNewPrivs /proc/self/status | cut -f2", ", securityContext: {allowPrivilegeEscalation: false}", "", "1"},
 		"seccomp":            {"grep Seccomp: /proc/self/status | cut -f2", "", "securityContext: {seccompProfile: {type: RuntimeDefault}}", "2"},
-		"privileged":         {"mount -t tmpfs none /mnt && echo mounted; test -e /dev/null && grep NoNewPrivs /proc/self/status | cut -f2; mount | grep -c 'sysfs.*(ro'", ", securityContext: {privileged: true}", "", "mounted\n0\n0"},
-		"unprivileged":       {"mount -t tmpfs none /mnt 2>&1; mount | grep -c '/sys type sysfs (ro'", "", "", "mount: permission denied (are you root?)\n1"},
-		"processes":          {"ps -o pid,args | grep -c 'sleep [1]234'; cat /proc/1/comm", "}\n- {name: other, image: HELLO, command: [sh, -c, 'sleep 1234 & sleep 3']", "shareProcessNamespace: true", "1\ninit"},
-		"own-processes":      {"echo $$", "", "", "1"},
-		"host-processes":     {"ls -d /proc/[0-9]* | wc -l | awk '{print $1 > 5}'; test $$ -gt 1 && echo not first", "", "hostPID: true", "1\nnot first"},
-		"host-network":       {"hostname; ip -4 -o addr | grep -c ' lo '; ip -o link | grep -vc ' lo: '| awk '{print $1 > 0}'; grep -c '^nameserver' /etc/resolv.conf | awk '{print $1 > 0}'", "", "hostNetwork: true\nnodeName: NODE-worker-1", clusterName + "-worker-1\n1\n1\n1"},
+		"privileged":         {"mount -t tmpfs none /tmp && echo mounted; test -e /dev/null && grep NoNewPrivs /proc/self/status | cut -f2; mount | grep -c 'sysfs.*(ro'", ", securityContext: {privileged: true}", "", "mounted\n0\n0"},
+		"unprivileged":       {"mount -t tmpfs none /tmp 2>&1; mount | grep -c '/sys type sysfs (ro'", "", "", "mount: permission denied (are you root?)\n1"},
+		"processes":          {"until ps -o args | grep -x 'sleep 1234'; do usleep 50000; done; cat /proc/1/comm", "}\n- {name: other, image: HELLO, command: [sh, -c, 'sleep 1234 & sleep 3']", "shareProcessNamespace: true", "sleep 1234\npause"},
+		"own-processes":      {"cat /proc/1/comm; readlink /proc/self/ns/pid | grep -c pid", "", "", "sh\n1"},
+		"host-processes":     {"grep -slx containerd /proc/[0-9]*/comm | grep -c .", "", "hostPID: true", "1"},
+		"host-network":       {"hostname; ip link show skiff0 | grep -o -m1 'skiff0'; grep -q 10.96.0.10 /etc/resolv.conf || echo not the cluster names", "", "hostNetwork: true\nnodeName: NODE-worker-1", clusterName + "-worker-1\nskiff0\nnot the cluster names"},
 		"host-ipc":           {"ls -d /dev/shm", "", "hostIPC: true", "/dev/shm"},
 		"aliases":            {"grep -e foo -e aliases /etc/hosts | sed 's/^10[0-9.]*/IP/'", "", "hostAliases: [{ip: 1.2.3.4, hostnames: [foo.local, bar.local]}]", "IP\taliases\n1.2.3.4\tfoo.local\tbar.local"},
 		"hostname":           {"hostname; hostname -f; sed -n 's/^10[0-9.]*/IP/p' /etc/hosts", "", "hostname: web\nsubdomain: sub", "web\nweb.sub." + ns + ".svc.cluster.local\nIP\tweb.sub." + ns + ".svc.cluster.local\tweb"},
@@ -45,7 +49,7 @@ func TestIsolation(t *testing.T) {
 		"dns-cluster":        {"cat /etc/resolv.conf", "", "dnsConfig: {searches: [more.local], options: [{name: ndots, value: '3'}]}", "search " + ns + ".svc.cluster.local svc.cluster.local cluster.local more.local\nnameserver 10.96.0.10\noptions ndots:3"},
 		"sysctl":             {"cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "", "securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '80'}]}", "80"},
 		"work-dir":           {"pwd", ", workingDir: /tmp/not/there", "", "/tmp/not/there"},
-		"masked":             {"cat /proc/kcore 2>&1 | head -c 1 | wc -c; echo 1 2>&1 > /proc/sys/kernel/panic", "", "", "0\nsh: can't create /proc/sys/kernel/panic: Read-only file system"},
+		"masked":             {"cat /proc/keys | wc -c; ls /sys/firmware; echo 1 > /proc/sys/kernel/panic", "", "", "0\nsh: can't create /proc/sys/kernel/panic: Read-only file system"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -206,7 +206,7 @@ containers:
 	})
 	t.Run("debug", func(t *testing.T) {
 		t.Parallel()
-		must(t, "debug", "-n", ns, "p", "--image="+helloImage, "--container=dbg", "--target=c", "--profile=general", "--", "sh", "-c", "cat /proc/1/cmdline; sleep 1000")
+		must(t, "debug", "-n", ns, "p", "--image="+helloImage, "--container=dbg", "--target=c", "--profile=general", "--", "sh", "-c", "cat /proc/1/cmdline; echo; sleep 1000")
 		eventually(t, 20*time.Second, "the ephemeral container sees its target", func() error {
 			out, err := ctl("logs", "-n", ns, "p", "-c", "dbg")
 			if err == nil && !strings.Contains(out, "/hello") {

@@ -60,7 +60,7 @@ containers:
   - {name: LATER, value: later}
   - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
   - {name: TIER, valueFrom: {fieldRef: {fieldPath: "metadata.labels['tier']"}}}
-  - {name: ON, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+  - {name: AT, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
   - {name: CPU, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}
   - {name: MEMORY, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}
   - {name: ASKED, valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: 1m}}}
@@ -76,6 +76,7 @@ containers:
 	finished(t, ns, "env")
 	vip := service.Spec.ClusterIP
 	expect(t, "environment", logOf(t, ns, "env", v1.PodLogOptions{}), `ASKED=100
+AT=`+clusterName+`-worker-1
 CM_color=blue
 CM_shape=round
 COLOR=blue
@@ -92,7 +93,6 @@ GREETING=hello world
 HOSTNAME=env
 LATER=later
 MEMORY=32
-ON=`+clusterName+`-worker-1
 POD=env
 SECRET=hunter2
 TIER=front
@@ -271,7 +271,7 @@ func TestServiceAccount(t *testing.T) {
 	must(t, "create", "role", "reader", "-n", ns, "--verb=get,list", "--resource=pods")
 	must(t, "create", "rolebinding", "reader", "-n", ns, "--role=reader", "--serviceaccount="+ns+":reader")
 	const in = `cd /var/run/secrets/kubernetes.io/serviceaccount; ls
-get() { /hello get -token token -ca ca.crt https://kubernetes.default.svc$1 | grep -o -e '"kind": *"[A-Za-z]*"' -e '"message": *"[^,]*,' -e '[45][0-9][0-9] [A-Z][a-z]*' | head -1; }
+get() { /hello get -token token -ca ca.crt https://kubernetes.default.svc$1 | grep -o -e '"kind": *"[A-Za-z]*"' -e '[45][0-9][0-9] [A-Z][a-z]*' | head -1; }
 get /api; get /api/v1/namespaces/$(cat namespace)/pods; get /api/v1/namespaces/$(cat namespace)/secrets; get /api/v1/nodes`
 	script(t, ns, "reader", in, "", "serviceAccountName: reader")
 	script(t, ns, "nobody", in, "", "")

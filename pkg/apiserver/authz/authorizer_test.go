@@ -12,7 +12,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/api"
@@ -229,7 +228,7 @@ func TestGuardRoles(t *testing.T) {
 func TestReviews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := running(t)
-		ask := func(user *request.User, namespace string, q runtime.Object) (runtime.Object, error) {
+		ask := func(user *request.User, namespace string, q api.Object) (api.Object, error) {
 			ctx := request.WithInfo(request.WithUser(t.Context(), user), &request.Info{Namespace: namespace})
 			return a.Review(ctx, q)
 		}
@@ -272,7 +271,7 @@ func TestReviews(t *testing.T) {
 			t.Error(status)
 		}
 
-		for want, q := range map[string]runtime.Object{
+		for want, q := range map[string]api.Object{
 			"at least one of user or group must be specified":        &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{ResourceAttributes: get}},
 			"exactly one of nonResourceAttributes":                   &authorizationv1.SelfSubjectAccessReview{},
 			"cannot be specified in combination":                     &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: get, NonResourceAttributes: &authorizationv1.NonResourceAttributes{}}},

@@ -14,7 +14,6 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -25,7 +24,7 @@ import (
 // Review answers a SubjectAccessReview, SelfSubjectAccessReview,
 // LocalSubjectAccessReview or SelfSubjectRulesReview, by filling in its status and
 // returning it. Who asks, and in which namespace, is read from ctx.
-func (a *Authorizer) Review(ctx context.Context, question runtime.Object) (runtime.Object, error) {
+func (a *Authorizer) Review(ctx context.Context, question api.Object) (api.Object, error) {
 	user, info := request.UserFrom(ctx), request.InfoFrom(ctx)
 	if user == nil || info == nil {
 		return nil, apierrors.NewBadRequest("no user present on request")

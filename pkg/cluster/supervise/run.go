@@ -49,6 +49,7 @@ type supervisor struct {
 	hostProc *os.File
 	sockets  map[string]*os.File
 	children []*child
+	stopping bool
 }
 
 type child struct {
@@ -154,6 +155,9 @@ func (s *supervisor) reap() {
 			c.delay = nextDelay(c.delay, now.Sub(c.started))
 			c.startAt = now.Add(c.delay)
 			os.Remove(s.pidFile(c))
+			if s.stopping {
+				continue
+			}
 			fmt.Fprintf(os.Stderr, "%s %s ended (%s), starting it again in %v\n", now.Format(time.RFC3339), c.Name, describe(status), c.delay)
 		}
 	}
@@ -168,6 +172,7 @@ func describe(status unix.WaitStatus) string {
 
 // stop ends the processes one after the other, the last to be named first.
 func (s *supervisor) stop(signals <-chan os.Signal) error {
+	s.stopping = true
 	for i := len(s.children) - 1; i >= 0; i-- {
 		c := s.children[i]
 		if c.pid == 0 {
