@@ -101,6 +101,10 @@ func run(starts, pods, replicas int) error {
 	}
 	report("pod created to Running", single, "goal 150 ms")
 
+	// A node takes 110 pods.
+	if err := client.CoreV1().Pods("default").DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		return err
+	}
 	took, err := deploy(ctx, client, replicas)
 	if err != nil {
 		return err

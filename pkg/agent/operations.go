@@ -188,7 +188,7 @@ func (w *worker) postStart(c *Container) {
 		return w.agent.hook(ctx, c.Spec.Lifecycle.PostStart, c.Spec, a.ID, w.podIP())
 	}, func(err error) {
 		a.Hook.Phase = Ready
-		if !a.Running() {
+		if !a.Running() || a.Reaped {
 			return
 		}
 		if err == nil {

@@ -1,13 +1,17 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/pkg/cluster"
 )
 
 // TestPodsInBetween deletes and changes pods at moments when something of them
@@ -37,6 +41,7 @@ func TestPodsInBetween(t *testing.T) {
 			return len(s) == 1 && s[0].State.Waiting != nil && strings.HasPrefix(s[0].State.Waiting.Reason, reason)
 		})
 	}
+	waitPod(t, ns, "new-image", "ready", ready)
 	waiting("no-config", "CreateContainerConfigError")
 	waiting("no-image", "ErrImage")
 	waiting("crashing", "CrashLoopBackOff")
@@ -47,8 +52,10 @@ func TestPodsInBetween(t *testing.T) {
 	expect(t, "column", column(t, ns, "in-init"), "Init:0/1")
 	event(t, ns, "no-volume", "FailedMount", `secret "none" not found`)
 	event(t, ns, "post-start", "Started", "")
-	if p := waitPod(t, ns, "post-start", "there", func(*v1.Pod) bool { return true }); ready(p) {
-		t.Error("post-start: ready before its hook has ended")
+	// Until its hook has ended, a container isn't said to run.
+	must(t, "exec", "-n", ns, "new-image", "--", "true")
+	if p := waitPod(t, ns, "post-start", "there", func(*v1.Pod) bool { return true }); p.Status.Phase != v1.PodPending || p.Status.ContainerStatuses[0].State.Waiting == nil {
+		t.Errorf("post-start: phase %s, %+v", p.Status.Phase, p.Status.ContainerStatuses[0].State)
 	}
 	for _, name := range []string{"in-init", "no-image", "no-volume", "no-config", "crashing", "unscheduled", "post-start"} {
 		t.Run("delete "+name, func(t *testing.T) {
@@ -171,4 +178,36 @@ func TestAgentRestartsInBetween(t *testing.T) {
 	})
 	must(t, "exec", "-n", ns, "probed", "--", "/hello", "post", "http://localhost:8080/fail")
 	waitPod(t, ns, "probed", "restarted", func(p *v1.Pod) bool { return p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p) })
+}
+
+// TestRebootedWorker ends a node with all that runs on it and starts it again:
+// its pods come back there, with what they keep on its disk.
+func TestRebootedWorker(t *testing.T) {
+	ns := newNamespace(t)
+	worker := clusterName + "-worker-2"
+	pod(t, ns, "comes-back", `
+nodeName: NODE-worker-2
+volumes: [{name: d, emptyDir: {}}, {name: m, emptyDir: {medium: Memory}}, {name: s, configMap: {name: kube-root-ca.crt}}]
+initContainers: [{name: i, image: HELLO, command: [sh, -c, "echo init >> /d/f"], volumeMounts: [{name: d, mountPath: /d}]}]
+containers: [{name: c, image: HELLO, volumeMounts: [{name: d, mountPath: /d}, {name: m, mountPath: /m}, {name: s, mountPath: /s}]}]
+`)
+	pod(t, ns, "once", "nodeName: NODE-worker-2\nrestartPolicy: Never\ncontainers: [{name: c, image: HELLO}]")
+	waitPod(t, ns, "comes-back", "ready", ready)
+	waitPod(t, ns, "once", "ready", ready)
+	must(t, "exec", "-n", ns, "comes-back", "-c", "c", "--", "sh", "-c", "echo main >> /d/f; echo gone > /m/f")
+
+	if err := unix.Kill(cluster.InitPid(clusterName, worker), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Start(context.Background(), clusterName, worker, time.Minute, nil); err != nil {
+		t.Fatal(err)
+	}
+	waitPod(t, ns, "comes-back", "restarted", func(p *v1.Pod) bool {
+		return p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p)
+	})
+	expect(t, "its volumes", must(t, "exec", "-n", ns, "comes-back", "-c", "c", "--", "sh", "-c", "cat /d/f; ls /m /s"), "init\nmain\ninit\n/m:\n\n/s:\nca.crt")
+	p := finished(t, ns, "once")
+	if s := p.Status.ContainerStatuses[0].State.Terminated; p.Status.Phase != v1.PodFailed || s == nil || s.Reason != "ContainerStatusUnknown" || s.ExitCode != 137 {
+		t.Errorf("once: phase %s, %+v", p.Status.Phase, s)
+	}
 }
