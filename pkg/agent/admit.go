@@ -2,12 +2,14 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/pkg/agent/volume"
 	"skiff/pkg/placement"
@@ -16,7 +18,7 @@ import (
 // admit says why this node can't run a pod; nil: it is one of the node's from
 // now on. What is refused here fails for good, and whoever made it may make
 // another. A pod that is known was admitted by an earlier agent.
-func (a *Agent) admit(pod *v1.Pod, known bool) *Outcome {
+func (a *Agent) admit(ctx context.Context, pod *v1.Pod, known bool) *Outcome {
 	if known {
 		a.mu.Lock()
 		a.used[pod.UID] = pod
@@ -26,7 +28,21 @@ func (a *Agent) admit(pod *v1.Pod, known bool) *Outcome {
 	if reason := unsupported(pod, a.runtime.Host().AppArmor); reason != nil {
 		return reason
 	}
-	node := a.node.seen()
+	rejected := a.place(pod, a.node.seen())
+	if rejected == nil {
+		return nil
+	}
+	// The scheduler may have seen a change of the node before this agent did.
+	node, err := a.cfg.Client.CoreV1().Nodes().Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
+	if err != nil {
+		a.log.Warn("look at the node before a pod is rejected", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		return rejected
+	}
+	return a.place(pod, node)
+}
+
+// place counts a pod in, or says why it doesn't fit.
+func (a *Agent) place(pod *v1.Pod, node *v1.Node) *Outcome {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if node != nil {

@@ -181,7 +181,7 @@ func (w *worker) begin(found []runtime.Container) {
 	}
 	w.adopt(found)
 	known := len(found) > 0 || w.pod.DeletionTimestamp != nil
-	if rejection := w.agent.admit(w.pod, known); rejection != nil {
+	if rejection := w.agent.admit(w.opCtx, w.pod, known); rejection != nil {
 		w.agent.events.Event(w.pod, v1.EventTypeWarning, rejection.Reason, rejection.Message)
 		s.Outcome = rejection
 	}

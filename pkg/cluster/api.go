@@ -81,6 +81,28 @@ type notReadyError struct {
 
 func (e *notReadyError) Error() string { return fmt.Sprintf("node %s is not Ready: %s", e.node, e.why) }
 
+// heard waits until each node has renewed its lease after a moment. A node that
+// was stopped and started again is still called Ready from before.
+func (a *api) heard(ctx context.Context, nodes []Node, since time.Time) error {
+	for _, n := range nodes {
+		for {
+			lease, err := a.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(ctx, n.Name, metav1.GetOptions{})
+			if err == nil && lease.Spec.RenewTime != nil && lease.Spec.RenewTime.After(since) {
+				break
+			}
+			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+				return fmt.Errorf("lease of node %s: %w", n.Name, err)
+			}
+			select {
+			case <-ctx.Done():
+				return &notReadyError{n.Name, "it has not been heard of since it was started"}
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
 // nodesReady waits until all nodes are Ready, and labels the masters among them.
 func (a *api) nodesReady(ctx context.Context, s *Spec, nodes []Node) error {
 	waiting := map[string]string{}

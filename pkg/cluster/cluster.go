@@ -114,6 +114,7 @@ func create(o CreateOptions, l layout) (s *Spec, err error) {
 
 // start brings nodes up, and waits for the API and for all of them to be Ready.
 func start(ctx context.Context, s *Spec, l layout, nodes []Node, wait time.Duration, progress Progress) error {
+	begin := time.Now()
 	err := progress.do("Starting "+counted(len(nodes), "node"), func() error {
 		if err := weave(s, l); err != nil {
 			return err
@@ -142,7 +143,12 @@ func start(ctx context.Context, s *Spec, l layout, nodes []Node, wait time.Durat
 	if err := progress.do("Setting up the cluster's own objects", func() error { return api.furnish(ctx, s) }); err != nil {
 		return diagnose(l, s.Masters()[0].Name, "apiserver", err)
 	}
-	err = progress.do("Waiting for "+counted(len(nodes), "node")+" to be Ready", func() error { return api.nodesReady(ctx, s, nodes) })
+	err = progress.do("Waiting for "+counted(len(nodes), "node")+" to be Ready", func() error {
+		if err := api.heard(ctx, nodes, begin); err != nil {
+			return err
+		}
+		return api.nodesReady(ctx, s, nodes)
+	})
 	var late *notReadyError
 	if errors.As(err, &late) {
 		return diagnose(l, late.node, "agent", err)

@@ -132,7 +132,8 @@ func stopNode(l layout, node string, patience time.Duration) error {
 
 // runningInit returns the pid of a node's PID 1, or 0. A pid file may outlive
 // its process and the number be somebody else's by now, so what counts is that
-// the process lives in the node's cgroup.
+// the process lives in the node's cgroup. One that has been killed and waits for
+// the end of its namespace's other processes counts no more.
 func runningInit(l layout, node string) int {
 	pid := readPid(l.initPid(node))
 	if pid == 0 {
@@ -143,10 +144,26 @@ func runningInit(l layout, node string) int {
 		return 0
 	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if _, state, ok := strings.Cut(string(stat), ") "); err != nil || !ok || strings.HasPrefix(state, "Z") {
+	if err != nil || ending(string(stat)) {
 		return 0
 	}
 	return pid
+}
+
+// ending reads a line of /proc/PID/stat (see proc_pid_stat(5)): has the process
+// exited, or begun to?
+func ending(stat string) bool {
+	const exiting = 0x4 // PF_EXITING of the kernel's linux/sched.h
+	i := strings.LastIndex(stat, ") ")
+	if i < 0 {
+		return true
+	}
+	fields := strings.Fields(stat[i+2:]) // from the third on: state, ppid, pgrp, session, tty, tpgid, flags
+	if len(fields) < 7 || fields[0] == "Z" || fields[0] == "X" {
+		return true
+	}
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	return err != nil || flags&exiting != 0
 }
 
 func readPid(file string) int {

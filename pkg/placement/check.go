@@ -50,6 +50,7 @@ const (
 	MessageUnschedulable = "node(s) were unschedulable"
 	MessageNodeName      = "node(s) didn't match the requested node name"
 	MessageTaints        = "node(s) had untolerated taint(s)"
+	MessageNoExecute     = "node(s) had taints that the pod didn't tolerate" // the kubelet's text
 	MessageNodeAffinity  = "node(s) didn't match Pod's node affinity/selector"
 	MessageHostPorts     = "node(s) didn't have free ports for the requested pod ports"
 	MessageTooManyPods   = "Too many pods"
@@ -59,6 +60,7 @@ var (
 	unschedulable   = []Reason{{Predicate: Unschedulable, Message: MessageUnschedulable, Unresolvable: true}}
 	otherNode       = []Reason{{Predicate: NodeName, Message: MessageNodeName, Unresolvable: true}}
 	tainted         = []Reason{{Predicate: Taints, Message: MessageTaints, Unresolvable: true}}
+	evicting        = []Reason{{Predicate: NoExecuteTaints, Message: MessageNoExecute, Unresolvable: true}}
 	noAffinity      = []Reason{{Predicate: NodeAffinity, Message: MessageNodeAffinity, Unresolvable: true}}
 	portTaken       = []Reason{{Predicate: HostPorts, Message: MessageHostPorts}}
 	unschedulableAs = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
@@ -82,7 +84,7 @@ func (n *Node) Check(pod *Pod, which Predicate) []Reason {
 		}
 		if which&NoExecuteTaints != 0 {
 			if _, found := pod.Untolerated(node.Spec.Taints, corev1.TaintEffectNoExecute); found {
-				return tainted
+				return evicting
 			}
 		}
 	}

@@ -94,7 +94,7 @@ func TestCheck(t *testing.T) {
 		{name: "taint", pod: pod(), node: node(taint("dedicated", corev1.TaintEffectNoSchedule)), want: []string{MessageTaints}, unresolvable: true},
 		{name: "taint that only prefers", pod: pod(), node: node(taint("dedicated", corev1.TaintEffectPreferNoSchedule))},
 		{name: "NoSchedule doesn't evict", pod: pod(), node: node(taint("dedicated", corev1.TaintEffectNoSchedule)), which: Admission},
-		{name: "NoExecute does", pod: pod(), node: node(taint("dedicated", corev1.TaintEffectNoExecute)), which: Admission, want: []string{MessageTaints}, unresolvable: true},
+		{name: "NoExecute does", pod: pod(), node: node(taint("dedicated", corev1.TaintEffectNoExecute)), which: Admission, want: []string{MessageNoExecute}, unresolvable: true},
 		{name: "toleration of one of two taints", node: node(taint("a", corev1.TaintEffectNoSchedule), taint("b", corev1.TaintEffectNoExecute)),
 			pod: pod(tolerating(corev1.Toleration{Key: "a", Operator: corev1.TolerationOpExists})), want: []string{MessageTaints}, unresolvable: true},
 		{name: "toleration of everything", node: node(taint("a", corev1.TaintEffectNoSchedule), taint("b", corev1.TaintEffectNoExecute)),

@@ -199,6 +199,12 @@ containers: [{name: c, image: HELLO, volumeMounts: [{name: d, mountPath: /d}, {n
 	if err := unix.Kill(cluster.InitPid(clusterName, worker), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, 10*time.Second, "the node is down", func() error {
+		if pid := cluster.InitPid(clusterName, worker); pid != 0 {
+			return fmt.Errorf("pid %d", pid)
+		}
+		return nil
+	})
 	if err := cluster.Start(context.Background(), clusterName, worker, time.Minute, nil); err != nil {
 		t.Fatal(err)
 	}
