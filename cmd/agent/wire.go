@@ -238,8 +238,9 @@ func (w *wiring) addPods() error {
 	return nil
 }
 
-// othersFloor is the least that the other nodes get to stop sending to a pod.
-const othersFloor = 200 * time.Millisecond
+// othersFloor is the least that the other nodes get to stop sending to a pod. On a
+// busy machine 200 ms were too short for one request in a few hundred.
+const othersFloor = 500 * time.Millisecond
 
 // release waits until no node should send new connections to a pod: this one
 // by its own proxy's word. The others hear of it when this one does, and get as
