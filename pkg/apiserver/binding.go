@@ -9,9 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/pkg/api"
+	"skiff/pkg/api/core"
 	"skiff/pkg/apiserver/request"
 )
 
@@ -35,7 +35,7 @@ func (s *server) bind(w http.ResponseWriter, r *http.Request, c *call, binding *
 	if err := s.mutate(r.Context(), c.attributes(r.Context(), request.Create, binding, nil, options, isDryRun(options.DryRun))); err != nil {
 		return err
 	}
-	if errs := validateBinding(binding); len(errs) > 0 {
+	if errs := core.ValidateBinding(binding); len(errs) > 0 {
 		return errs.ToAggregate()
 	}
 	if err := s.validate(r.Context(), c.attributes(r.Context(), request.Create, binding.DeepCopy(), nil, options, isDryRun(options.DryRun))); err != nil {
@@ -46,18 +46,6 @@ func (s *server) bind(w http.ResponseWriter, r *http.Request, c *call, binding *
 	}
 	s.writeSuccess(w, r, &call{accept: c.plain(s)})
 	return nil
-}
-
-func validateBinding(b *corev1.Binding) field.ErrorList {
-	var errs field.ErrorList
-	target := field.NewPath("target")
-	if b.Target.Kind != "" && b.Target.Kind != "Node" {
-		errs = append(errs, field.NotSupported(target.Child("kind"), b.Target.Kind, []string{"Node", "<empty>"}))
-	}
-	if b.Target.Name == "" {
-		errs = append(errs, field.Required(target.Child("name"), ""))
-	}
-	return errs
 }
 
 // assign writes the node into the pod, if it has none yet.

@@ -180,18 +180,29 @@ func pinNamespace(file string) error {
 		return err
 	}
 	f.Close()
-	done := make(chan error)
-	go func() {
-		// The thread is in the new namespace for good: it ends with this goroutine,
-		// which never unlocks it.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), file, "", unix.MS_BIND, "")
-	}()
+	done := make(chan error, 1)
+	go pinNew(file, done)
 	return <-done
+}
+
+// pinNew moves its thread into a new network namespace and mounts that on file.
+// The thread is in there for good: it ends with this goroutine, which never
+// unlocks it. The process's first thread can't end, and /proc/self shows its
+// namespaces as the process's own; being held, it leaves the work to another.
+func pinNew(file string, done chan<- error) {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		other := make(chan error, 1)
+		go pinNew(file, other)
+		done <- <-other
+		runtime.UnlockOSThread()
+		return
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		done <- err
+		return
+	}
+	done <- unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), file, "", unix.MS_BIND, "")
 }
 
 func openNamespace(path string) (netns.NsHandle, *netlink.Handle, error) {

@@ -325,7 +325,7 @@ func eventKind() *api.Kind {
 }
 
 func bindingKind() *api.Kind {
-	return api.DefineVirtual[corev1.Binding](gv, "bindings", api.Kind{Namespaced: true, Validate: validateBinding})
+	return api.DefineVirtual[corev1.Binding](gv, "bindings", api.Kind{Namespaced: true, Validate: ValidateBinding})
 }
 
 // Component statuses were computed by asking etcd, scheduler and controllers; deprecated

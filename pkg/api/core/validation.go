@@ -200,7 +200,8 @@ func validateEndpointsUpdate(obj, old api.Object) field.ErrorList {
 	return errs
 }
 
-func validateBinding(obj api.Object) field.ErrorList {
+// ValidateBinding is the rule for bindings, on their own path and on that of pods.
+func ValidateBinding(obj api.Object) field.ErrorList {
 	target, at := &obj.(*corev1.Binding).Target, field.NewPath("target")
 	var errs check.Errors
 	if target.Kind != "" && target.Kind != "Node" {
