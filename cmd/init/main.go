@@ -26,7 +26,7 @@ func main() {
 	var err error
 	switch {
 	case role == "supervise" && len(os.Args) == 3:
-		err = supervise.Run(os.Args[2], os.NewFile(3, "ready"))
+		err = supervise.Run(os.Args[2], os.NewFile(3, "maker"))
 	case role == "exec" && len(os.Args) > 2:
 		err = supervise.Exec(os.Args[2:])
 	case role == "pause":

@@ -158,12 +158,18 @@ func TestNodes(t *testing.T) {
 	})
 
 	t.Run("a power cut, and back", func(t *testing.T) {
-		if err := unix.Kill(InitPid(name, worker.Name), unix.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		// At once: the kernel may not have finished with the old one.
-		if err := Start(context.Background(), name, worker.Name, 0, nil); err != nil {
-			t.Fatal(err)
+		for range 5 {
+			old := InitPid(name, worker.Name)
+			if err := unix.Kill(old, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			// At once: the old one may not have noticed, or the kernel not have finished with it.
+			if err := Start(context.Background(), name, worker.Name, 0, nil); err != nil {
+				t.Fatal(err)
+			}
+			if now := InitPid(name, worker.Name); now == old || now == 0 {
+				t.Fatalf("PID 1 is %d after the cut of %d", now, old)
+			}
 		}
 		eventually(t, "the node has its disk again", func() bool {
 			out, err := enter(worker, "cat", "/var/lib/proof")
@@ -236,6 +242,7 @@ func TestEnding(t *testing.T) {
 		"17 (in) it ) S 1 17 17 0 -1 4194560 3 0": false,
 		"17 (init) Z 1 17 17 0 -1 4194560 3 0":    true,
 		"17 (init) S 1 17 17 0 -1 4194564 3 0":    true, // PF_EXITING
+		"17 (init) R 1 17 17 0 -1 4195328 3 0":    true, // PF_SIGNALED
 		"17 (init) S 1 17":                        true,
 		"":                                        true,
 	} {
@@ -243,6 +250,31 @@ func TestEnding(t *testing.T) {
 			t.Errorf("ending(%q) = %v", stat, got)
 		}
 	}
+}
+
+// A signal is pending until the process gets to run: on a busy machine that takes a while.
+func TestKilled(t *testing.T) {
+	sleeper := exec.Command("sleep", "1000")
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer sleeper.Wait()
+	status := func() string {
+		data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", sleeper.Process.Pid))
+		return string(data)
+	}
+	if s := status(); killed(s) {
+		t.Errorf("a process that nobody killed counts as killed:\n%s", s)
+	}
+	if killed("SigPnd:\t0000000000004000\nShdPnd:\t0000000000004000\n") {
+		t.Error("SIGTERM is no SIGKILL")
+	}
+	for _, s := range []string{"SigPnd:\t0000000000000100\n", "SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"} {
+		if !killed(s) {
+			t.Errorf("killed(%q) = false", s)
+		}
+	}
+	sleeper.Process.Kill()
 }
 
 func TestSpecStaysClearOfUsedRanges(t *testing.T) {

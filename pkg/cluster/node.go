@@ -55,7 +55,7 @@ func resolvConf(isolated bool) string {
 }
 
 // startNode starts a node's PID 1 in namespaces of its own, plugs it in, and
-// lets it go on.
+// waits until it has a file system of its own: from then on it can be entered.
 func startNode(s *Spec, l layout, n Node) (err error) {
 	if pid := runningInit(l, n.Name); pid != 0 {
 		return nil
@@ -69,17 +69,18 @@ func startNode(s *Spec, l layout, n Node) (err error) {
 		return err
 	}
 	defer log.Close()
-	wait, ready, err := os.Pipe()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	defer wait.Close()
-	defer ready.Close()
+	ours, theirs := os.NewFile(uintptr(pair[0]), "init"), os.NewFile(uintptr(pair[1]), "maker")
+	defer ours.Close()
+	defer theirs.Close()
 	cmd := exec.Command(filepath.Join(s.Bin, "init"), "supervise", l.nodeFile(n.Name, supervise.ConfigFile))
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{wait}
+	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
@@ -87,6 +88,7 @@ func startNode(s *Spec, l layout, n Node) (err error) {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
+	theirs.Close()
 	pid := cmd.Process.Pid
 	defer func() {
 		if err != nil {
@@ -102,6 +104,12 @@ func startNode(s *Spec, l layout, n Node) (err error) {
 	}
 	if err := connect(s, l, n, pid); err != nil {
 		return fmt.Errorf("connect %s: %w", n.Name, err)
+	}
+	if _, err = ours.Write([]byte{1}); err == nil {
+		_, err = ours.Read(make([]byte, 1))
+	}
+	if err != nil {
+		return diagnose(l, n.Name, "init", fmt.Errorf("node %s did not come up: %w", n.Name, err))
 	}
 	go cmd.Wait() // if it dies while this process lives
 	return nil
@@ -132,8 +140,8 @@ func stopNode(l layout, node string, patience time.Duration) error {
 
 // runningInit returns the pid of a node's PID 1, or 0. A pid file may outlive
 // its process and the number be somebody else's by now, so what counts is that
-// the process lives in the node's cgroup. One that has been killed and waits for
-// the end of its namespace's other processes counts no more.
+// the process lives in the node's cgroup. One that has been killed counts no more,
+// whether it has yet to notice or waits for the end of its namespace's other processes.
 func runningInit(l layout, node string) int {
 	pid := readPid(l.initPid(node))
 	if pid == 0 {
@@ -143,6 +151,11 @@ func runningInit(l layout, node string) int {
 	if err != nil || !strings.Contains(string(data), ":"+l.cgroup(node)+"/") {
 		return 0
 	}
+	// In this order: the signal stops being pending when the exit begins.
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil || killed(string(status)) {
+		return 0
+	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil || ending(string(stat)) {
 		return 0
@@ -150,10 +163,25 @@ func runningInit(l layout, node string) int {
 	return pid
 }
 
+// killed reads /proc/PID/status (see proc_pid_status(5)): is a SIGKILL on its way?
+func killed(status string) bool {
+	for line := range strings.Lines(status) {
+		name, value, _ := strings.Cut(line, ":")
+		if name != "SigPnd" && name != "ShdPnd" {
+			continue
+		}
+		pending, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err != nil || pending&(1<<(unix.SIGKILL-1)) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // ending reads a line of /proc/PID/stat (see proc_pid_stat(5)): has the process
 // exited, or begun to?
 func ending(stat string) bool {
-	const exiting = 0x4 // PF_EXITING of the kernel's linux/sched.h
+	const exiting = 0x4 | 0x400 // PF_EXITING, PF_SIGNALED of the kernel's linux/sched.h
 	i := strings.LastIndex(stat, ") ")
 	if i < 0 {
 		return true

@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run is the life of a node's PID 1. It first waits until ready, an inherited
-// pipe, is closed by whoever made the node: its network is plugged in then. It
+// Run is the life of a node's PID 1. maker is an inherited socket to whoever
+// makes the node. A byte from there says that the network is plugged in; one back
+// says that the node has its own file system, so that others may enter it. Run
 // returns when the node has been told to stop and all processes have.
-func Run(configFile string, ready *os.File) error {
-	if ready != nil {
-		ready.Read(make([]byte, 1)) // until it is closed
-		ready.Close()
+func Run(configFile string, maker *os.File) error {
+	defer maker.Close()
+	if _, err := maker.Read(make([]byte, 1)); err != nil {
+		return fmt.Errorf("whoever makes this node has given up: %w", err)
 	}
 	c, err := Load(configFile)
 	if err != nil {
@@ -34,6 +35,10 @@ func Run(configFile string, ready *os.File) error {
 	if err != nil {
 		return err
 	}
+	if _, err := maker.Write([]byte{1}); err != nil {
+		return fmt.Errorf("whoever makes this node has given up: %w", err)
+	}
+	maker.Close()
 	s := &supervisor{config: c, hostProc: hostProc, sockets: map[string]*os.File{}}
 	for _, socket := range c.Sockets {
 		if s.sockets[socket.Name], err = socket.open(); err != nil {
