@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"skiff/pkg/cluster"
 )
@@ -43,19 +44,30 @@ func nameOf(args []string) string {
 func newCreate() *cobra.Command {
 	o := cluster.CreateOptions{}
 	o.Masters = 1
+	var config string
 	c := &cobra.Command{
 		Use:   "create [NAME]",
 		Short: "Create a cluster, or start it if it exists",
 		Example: `  ctl cluster create                      # one node
   ctl cluster create big --workers 3      # a master and three workers
+  ctl cluster create ha --masters 3       # highly available, behind one address
+  ctl cluster create --config lab.yaml    # as a file describes it
   ctl cluster create lab --isolated       # without a way out of the machine`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
+			if config != "" {
+				if err := described(&o, config, c.Flags()); err != nil {
+					return err
+				}
+			}
 			self, err := os.Executable()
 			if err != nil {
 				return err
 			}
-			o.Name, o.Bin, o.Progress = nameOf(args), filepath.Dir(self), newProgress(os.Stderr)
+			if len(args) > 0 || o.Name == "" {
+				o.Name = nameOf(args)
+			}
+			o.Bin, o.Progress = filepath.Dir(self), newProgress(os.Stderr)
 			ctx, cancel := interruptible()
 			defer cancel()
 			begin := time.Now()
@@ -71,10 +83,35 @@ func newCreate() *cobra.Command {
 	flags := c.Flags()
 	flags.IntVar(&o.Masters, "masters", o.Masters, "number of masters")
 	flags.IntVar(&o.Workers, "workers", o.Workers, "number of workers; without any, the masters take pods")
+	flags.StringVar(&o.LoadBalancer, "load-balancer", "", "what spreads requests over several masters: haproxy (the default) or nginx")
+	flags.StringVar(&config, "config", "", "file that describes the cluster (see docs/clusters.md); flags win over it")
 	flags.BoolVar(&o.Isolated, "isolated", false, "give the nodes no way out of the machine")
 	flags.DurationVar(&o.Wait, "wait", time.Minute, "how long to wait for the nodes to be Ready; 0 doesn't wait")
 	flags.BoolVar(&o.Retain, "retain", false, "keep what is there when creation fails")
 	return c
+}
+
+// described fills options from a configuration file, but for those that flags name.
+func described(o *cluster.CreateOptions, file string, flags *pflag.FlagSet) error {
+	read, err := cluster.ReadConfig(file)
+	if err != nil {
+		return err
+	}
+	given := o.Options
+	o.Options = read
+	if flags.Changed("masters") || flags.Changed("workers") {
+		if len(read.Nodes) > 0 {
+			return fmt.Errorf("--masters and --workers: %s names the nodes already", file)
+		}
+		o.Masters, o.Workers = given.Masters, given.Workers
+	}
+	if flags.Changed("isolated") {
+		o.Isolated = given.Isolated
+	}
+	if flags.Changed("load-balancer") {
+		o.LoadBalancer = given.LoadBalancer
+	}
+	return nil
 }
 
 func newList() *cobra.Command {

@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -27,6 +29,8 @@ func connectAPI(l layout) (*api, error) {
 		return nil, err
 	}
 	config.QPS = -1
+	// A virtual address that nobody has yet is asked for again, not waited for.
+	config.Dial = (&net.Dialer{Timeout: time.Second}).DialContext
 	config.ContentType = runtime.ContentTypeProtobuf
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -103,13 +107,14 @@ func (a *api) heard(ctx context.Context, nodes []Node, since time.Time) error {
 	return nil
 }
 
-// nodesReady waits until all nodes are Ready, and labels the masters among them.
-func (a *api) nodesReady(ctx context.Context, s *Spec, nodes []Node) error {
+// nodesReady waits until all nodes are Ready, and gives them the labels that
+// they may not give themselves.
+func (a *api) nodesReady(ctx context.Context, nodes []Node) error {
 	waiting := map[string]string{}
-	roles := map[string]Role{}
+	byName := map[string]Node{}
 	for _, n := range nodes {
 		waiting[n.Name] = "it has not registered"
-		roles[n.Name] = n.Role
+		byName[n.Name] = n
 	}
 	see := func(node *v1.Node) error {
 		if _, ok := waiting[node.Name]; !ok {
@@ -120,12 +125,7 @@ func (a *api) nodesReady(ctx context.Context, s *Spec, nodes []Node) error {
 			return nil
 		}
 		delete(waiting, node.Name)
-		if roles[node.Name] != Master {
-			return nil
-		}
-		patch := []byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`)
-		_, err := a.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-		return err
+		return a.label(ctx, byName[node.Name])
 	}
 	for len(waiting) > 0 {
 		list, err := a.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
@@ -157,6 +157,30 @@ func (a *api) nodesReady(ctx context.Context, s *Spec, nodes []Node) error {
 		if ctx.Err() != nil {
 			return late(waiting, ctx.Err())
 		}
+	}
+	return nil
+}
+
+// label gives a node its labels of reserved domains.
+func (a *api) label(ctx context.Context, n Node) error {
+	labels := map[string]string{}
+	for key, value := range n.Labels {
+		if reserved(key) {
+			labels[key] = value
+		}
+	}
+	if n.Role == Master {
+		labels["node-role.kubernetes.io/control-plane"] = ""
+	}
+	if len(labels) == 0 {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
+	if err != nil {
+		return err
+	}
+	if _, err = a.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("labels of node %s: %w", n.Name, err)
 	}
 	return nil
 }

@@ -1,14 +1,14 @@
 package cluster
 
 import (
-	"net/netip"
 	"os"
+	"path/filepath"
 
 	"skiff/pkg/pki"
 )
 
-// Inside a node its configuration lies in /run/skiff/etc: certificates and
-// kubeconfigs, each node with its own and no other's.
+// Inside a node its configuration lies in /run/skiff/etc: kubeconfigs, and
+// certificates below pki, each node with its own and no other's.
 const nodeEtc = "/run/skiff/etc"
 
 // identity is a client of the API, with a kubeconfig of its own.
@@ -33,80 +33,125 @@ func identities(n Node) []identity {
 	return list
 }
 
-// writeAuthorities makes the cluster's certificate authority and the key that signs
-// service account tokens, in the cluster's own directory, and the administrator's kubeconfig.
-func writeAuthorities(s *Spec, l layout) (*pki.Authority, error) {
-	authority, err := pki.NewAuthority("kubernetes")
-	if err != nil {
-		return nil, err
+// authorities are a cluster's: the one of the API and its clients, and, with
+// several masters, one among etcd's members and those who may talk to them.
+type authorities struct {
+	api, etcd *pki.Authority
+}
+
+// writeAuthorities makes the cluster's certificate authorities and the key that signs
+// service account tokens, below dir/pki, and the administrator's kubeconfig.
+func writeAuthorities(s *Spec, dir string) (a authorities, err error) {
+	file := func(name string) string { return filepath.Join(dir, "pki", name) }
+	make := func(name, commonName string) (*pki.Authority, error) {
+		authority, err := pki.NewAuthority(commonName)
+		if err != nil {
+			return nil, err
+		}
+		return authority, authority.Pair().Write(file(name))
 	}
-	if err := authority.Pair().Write(l.pki("ca")); err != nil {
-		return nil, err
+	if a.api, err = make("ca", "kubernetes"); err != nil {
+		return a, err
+	}
+	if s.VIP.IsValid() {
+		if a.etcd, err = make("etcd/ca", "etcd-ca"); err != nil {
+			return a, err
+		}
+		if err := a.issueInto(file(""), etcdClient()); err != nil {
+			return a, err
+		}
 	}
 	signing, err := pki.NewSigningKey()
 	if err != nil {
-		return nil, err
+		return a, err
 	}
-	if err := writeSigningKey(signing, l.pki("sa")); err != nil {
-		return nil, err
+	if err := os.WriteFile(file("sa.key"), signing.Key, 0o600); err != nil {
+		return a, err
 	}
-	admin, err := authority.Issue(pki.Request{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}, Client: true})
+	if err := os.WriteFile(file("sa.pub"), signing.Cert, 0o644); err != nil {
+		return a, err
+	}
+	admin, err := a.api.Issue(pki.Request{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}, Client: true})
 	if err != nil {
-		return nil, err
+		return a, err
 	}
-	return authority, pki.Kubeconfig{
+	return a, pki.Kubeconfig{
 		Cluster: contextName(s.Name), User: contextName(s.Name), Context: contextName(s.Name),
-		Server: s.Server(), CA: authority.Pair().Cert, Client: admin,
-	}.Write(l.adminConfig())
+		Server: s.Server(), CA: a.api.Pair().Cert, Client: admin,
+	}.Write(filepath.Join(dir, "admin.conf"))
 }
 
-func writeSigningKey(p pki.Pair, file string) error {
-	if err := os.WriteFile(file+".key", p.Key, 0o600); err != nil {
+// certificate is one that a node needs, in a file named as kubeadm names it.
+type certificate struct {
+	file string // below pki, without its ending
+	pki.Request
+}
+
+func etcdClient() certificate {
+	return certificate{"apiserver-etcd-client", pki.Request{CommonName: "kube-apiserver-etcd-client", Client: true}}
+}
+
+// certificates are those of a node's processes beside their kubeconfigs'.
+func certificates(s *Spec, n Node) []certificate {
+	list := []certificate{{"agent", pki.Request{CommonName: "system:node:" + n.Name, Organizations: []string{"system:nodes"},
+		Hosts: []string{n.Name, n.IP.String()}, Server: true}}}
+	if n.Role != Master {
+		return list
+	}
+	list = append(list,
+		certificate{"apiserver", pki.Request{CommonName: "kube-apiserver", Server: true, Hosts: apiHosts(s, n)}},
+		certificate{"apiserver-kubelet-client", pki.Request{CommonName: "kube-apiserver-kubelet-client",
+			Organizations: []string{"kubeadm:cluster-admins", "system:masters"}, Client: true}})
+	if !s.VIP.IsValid() {
+		return list
+	}
+	hosts := []string{n.Name, "localhost", n.IP.String(), "127.0.0.1"}
+	return append(list, etcdClient(),
+		certificate{"etcd/server", pki.Request{CommonName: n.Name, Hosts: hosts, Server: true, Client: true}},
+		certificate{"etcd/peer", pki.Request{CommonName: n.Name, Hosts: hosts, Server: true, Client: true}})
+}
+
+// issueInto signs a certificate, by the authority that its file's name says.
+func (a authorities) issueInto(dir string, c certificate) error {
+	authority := a.api
+	if c.file == etcdClient().file || filepath.Dir(c.file) == "etcd" {
+		authority = a.etcd
+	}
+	pair, err := authority.Issue(c.Request)
+	if err != nil {
 		return err
 	}
-	return os.WriteFile(file+".pub", p.Cert, 0o644)
+	return pair.Write(filepath.Join(dir, c.file))
 }
 
-// writeNodeCertificates makes what one node's processes show to others.
-func writeNodeCertificates(s *Spec, l layout, n Node, authority *pki.Authority) error {
-	etc := func(name string) string { return l.nodeFile(n.Name, "etc", name) }
+// writeNodeCertificates makes what one node's processes show to others, below etc.
+// from is the directory with the cluster's own.
+func writeNodeCertificates(s *Spec, n Node, a authorities, from, etc string) error {
 	for _, id := range identities(n) {
-		client, err := authority.Issue(pki.Request{CommonName: id.commonName, Organizations: id.organizations, Client: true})
+		client, err := a.api.Issue(pki.Request{CommonName: id.commonName, Organizations: id.organizations, Client: true})
 		if err != nil {
 			return err
 		}
 		err = pki.Kubeconfig{Cluster: s.Name, User: id.commonName, Context: s.Name,
-			Server: s.Server(), CA: authority.Pair().Cert, Client: client}.Write(etc(id.file))
+			Server: s.Server(), CA: a.api.Pair().Cert, Client: client}.Write(filepath.Join(etc, id.file))
 		if err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(etc("ca.crt"), authority.Pair().Cert, 0o644); err != nil {
-		return err
+	for _, c := range certificates(s, n) {
+		if err := a.issueInto(filepath.Join(etc, "pki"), c); err != nil {
+			return err
+		}
 	}
-	certificates := map[string]pki.Request{
-		"agent": {CommonName: "system:node:" + n.Name, Organizations: []string{"system:nodes"},
-			Hosts: []string{n.Name, n.IP.String()}, Server: true},
-	}
+	files := []string{"ca.crt"}
 	if n.Role == Master {
-		certificates["apiserver"] = pki.Request{CommonName: "kube-apiserver", Server: true, Hosts: apiHosts(s, n)}
-		certificates["apiserver-kubelet-client"] = pki.Request{CommonName: "kube-apiserver-kubelet-client",
-			Organizations: []string{"kubeadm:cluster-admins", "system:masters"}, Client: true}
-		for _, suffix := range []string{".key", ".pub"} {
-			if err := copyFile(l.pki("sa")+suffix, etc("sa"+suffix)); err != nil {
-				return err
-			}
-		}
-		if err := copyFile(l.pki("ca")+".key", etc("ca.key")); err != nil {
-			return err
+		files = append(files, "ca.key", "sa.key", "sa.pub")
+		if s.VIP.IsValid() {
+			files = append(files, "etcd/ca.crt", "etcd/ca.key")
 		}
 	}
-	for name, request := range certificates {
-		pair, err := authority.Issue(request)
-		if err != nil {
-			return err
-		}
-		if err := pair.Write(etc(name)); err != nil {
+	for _, name := range files {
+		if err := copyFile(filepath.Join(from, "pki", name), filepath.Join(etc, "pki", name)); err != nil {
 			return err
 		}
 	}
@@ -114,11 +159,30 @@ func writeNodeCertificates(s *Spec, l layout, n Node, authority *pki.Authority) 
 }
 
 func apiHosts(s *Spec, n Node) []string {
-	hosts := []string{n.Name, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + ClusterDomain}
-	for _, ip := range []netip.Addr{n.IP, netip.MustParseAddr("127.0.0.1"), nth(s.ServiceRange, 1)} {
-		hosts = append(hosts, ip.String())
+	hosts := []string{n.Name, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + ClusterDomain,
+		n.IP.String(), "127.0.0.1", nth(s.ServiceRange, 1).String()}
+	if s.VIP.IsValid() {
+		// Every server's certificate holds the VIP and the other servers' addresses: whoever
+		// looks for one by its name may be led to another.
+		hosts = append(hosts, s.VIP.String())
+		for _, m := range s.Masters() {
+			if m.Name != n.Name {
+				hosts = append(hosts, m.IP.String())
+			}
+		}
 	}
 	return hosts
+}
+
+// loadAuthorities reads what [writeAuthorities] wrote.
+func loadAuthorities(s *Spec, dir string) (a authorities, err error) {
+	if a.api, err = pki.LoadAuthority(filepath.Join(dir, "pki/ca")); err != nil {
+		return a, err
+	}
+	if s.VIP.IsValid() {
+		a.etcd, err = pki.LoadAuthority(filepath.Join(dir, "pki/etcd/ca"))
+	}
+	return a, err
 }
 
 func copyFile(from, to string) error {
@@ -126,5 +190,9 @@ func copyFile(from, to string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(to, data, 0o600)
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, info.Mode().Perm())
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,7 +44,7 @@ type CreateOptions struct {
 // Create makes a cluster and waits until its nodes are Ready. If it exists, it
 // is started. Its context becomes the current one of the user's kubeconfig.
 func Create(ctx context.Context, o CreateOptions) (*Spec, error) {
-	if err := requirements(o.Bin); err != nil {
+	if err := requirements(o.Options); err != nil {
 		return nil, err
 	}
 	l := newLayout(o.Name)
@@ -54,11 +55,15 @@ func Create(ctx context.Context, o CreateOptions) (*Spec, error) {
 	defer unlock()
 	s, err := load(l)
 	switch {
-	case err == nil && len(s.Masters()) == o.Masters && len(s.Workers()) == o.Workers && s.Isolated == o.Isolated:
-		s.Bin = o.Bin
 	case err == nil:
-		return nil, fmt.Errorf("cluster %s exists, with %d masters, %d workers and isolated=%v: delete it first, or choose another name",
-			o.Name, len(s.Masters()), len(s.Workers()), s.Isolated)
+		same, err := s.shapedLike(o.Options)
+		if err != nil {
+			return nil, err
+		}
+		if !same {
+			return nil, fmt.Errorf("cluster %s exists, with %d masters, %d workers, isolated=%v, or other options than these: delete it first, or choose another name",
+				o.Name, len(s.Masters()), len(s.Workers()), s.Isolated)
+		}
 	case errors.Is(err, os.ErrNotExist):
 		if s, err = create(o, l); err != nil {
 			return nil, errors.Join(err, abandon(o, l))
@@ -99,12 +104,12 @@ func create(o CreateOptions, l layout) (s *Spec, err error) {
 		if s, err = NewSpec(o.Options, taken); err != nil {
 			return err
 		}
-		authority, err := writeAuthorities(s, l)
+		a, err := writeAuthorities(s, l.root)
 		if err != nil {
 			return err
 		}
 		for _, n := range s.Nodes {
-			if err := prepareNode(s, l, n, authority); err != nil {
+			if err := prepareNode(s, l, n, a); err != nil {
 				return err
 			}
 		}
@@ -147,7 +152,7 @@ func start(ctx context.Context, s *Spec, l layout, nodes []Node, wait time.Durat
 		if err := api.heard(ctx, nodes, begin); err != nil {
 			return err
 		}
-		return api.nodesReady(ctx, s, nodes)
+		return api.nodesReady(ctx, nodes)
 	})
 	var late *notReadyError
 	if errors.As(err, &late) {
@@ -324,20 +329,27 @@ func LogFile(cluster, node, component string) string {
 }
 
 // requirements says what is missing on this machine.
-func requirements(bin string) error {
+func requirements(o Options) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("a local cluster needs root: it makes namespaces, links and mounts")
 	}
 	var missing []string
 	for _, name := range []string{"init", "apiserver", "scheduler", "controller", "agent"} {
-		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
-			missing = append(missing, filepath.Join(bin, name))
+		if _, err := os.Stat(filepath.Join(o.Bin, name)); err != nil {
+			missing = append(missing, filepath.Join(o.Bin, name))
 		}
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("missing %s: build them with `make build`", strings.Join(missing, ", "))
 	}
-	for _, program := range []string{"/usr/bin/containerd", "runc"} {
+	programs := []string{"/usr/bin/containerd", "runc"}
+	if o.masters() > 1 {
+		programs = append(programs, "/usr/sbin/keepalived", "curl", "/usr/sbin/"+cmp.Or(o.LoadBalancer, HAProxy))
+		if o.LoadBalancer == Nginx {
+			programs = append(programs, "/usr/lib/nginx/modules/ngx_stream_module.so")
+		}
+	}
+	for _, program := range programs {
 		if !found(program) {
 			missing = append(missing, program)
 		}

@@ -15,24 +15,29 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skiff/pkg/cluster/supervise"
-	"skiff/pkg/pki"
 )
 
 // prepareNode writes what a node finds on its disk.
-func prepareNode(s *Spec, l layout, n Node, authority *pki.Authority) error {
+func prepareNode(s *Spec, l layout, n Node, a authorities) error {
 	for _, dir := range []string{"etc", "var/lib", "var/log", "log", "pid"} {
 		if err := os.MkdirAll(l.nodeFile(n.Name, dir), 0o755); err != nil {
 			return err
 		}
 	}
-	if err := writeNodeCertificates(s, l, n, authority); err != nil {
+	etc := l.nodeFile(n.Name, "etc")
+	if err := writeNodeCertificates(s, n, a, l.root, etc); err != nil {
 		return fmt.Errorf("certificates of %s: %w", n.Name, err)
+	}
+	if n.Role == Master && s.VIP.IsValid() {
+		if err := writeBalancing(filepath.Join(etc, "ha"), balancing(s, n, nodeEtc)); err != nil {
+			return fmt.Errorf("load balancing of %s: %w", n.Name, err)
+		}
 	}
 	for name, text := range map[string]string{
 		"containerd.toml": containerdConfig,
 		"resolv.conf":     resolvConf(s.Isolated),
 	} {
-		if err := os.WriteFile(l.nodeFile(n.Name, "etc", name), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
@@ -76,7 +81,7 @@ func startNode(s *Spec, l layout, n Node) (err error) {
 	ours, theirs := os.NewFile(uintptr(pair[0]), "init"), os.NewFile(uintptr(pair[1]), "maker")
 	defer ours.Close()
 	defer theirs.Close()
-	cmd := exec.Command(filepath.Join(s.Bin, "init"), "supervise", l.nodeFile(n.Name, supervise.ConfigFile))
+	cmd := exec.Command(filepath.Join(s.binOf(n), "init"), "supervise", l.nodeFile(n.Name, supervise.ConfigFile))
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stdout, cmd.Stderr = log, log

@@ -1,69 +1,155 @@
 package cluster
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
-	"path/filepath"
+	"path"
+	"slices"
+	"strings"
 
 	"skiff/pkg/cluster/supervise"
 )
+
+// site says where a node's processes find what they need, and how they are called.
+type site struct {
+	bin, etc string
+	etcdData string
+	cgroup   string // below which the node's pods get theirs
+}
+
+// localSite is a local node, as its processes see it.
+func localSite(l layout, n Node) site {
+	return site{bin: supervise.BinDir, etc: nodeEtc, etcdData: "/var/lib/etcd", cgroup: l.cgroup(n.Name)}
+}
+
+func (at site) pki(name string) string  { return path.Join(at.etc, "pki", name) }
+func (at site) conf(name string) string { return path.Join(at.etc, name) }
+func (at site) program(name string) string {
+	return path.Join(at.bin, name)
+}
 
 // nodeConfig is what a node's init is told: a pure function of the cluster.
 func nodeConfig(s *Spec, l layout, n Node) *supervise.Config {
 	c := &supervise.Config{
 		Hostname: n.Name,
 		Dir:      l.node(n.Name),
-		Bin:      s.Bin,
+		Bin:      s.binOf(n),
 		Mounts:   []supervise.Mount{{Source: l.nodeFile(n.Name, "etc", "resolv.conf"), Target: "/etc/resolv.conf"}},
 		Sockets: []supervise.Socket{
 			{Name: "dns-udp", Network: "udp4", Address: netip.AddrPortFrom(s.DNS(), 53).String()},
 			{Name: "dns-tcp", Network: "tcp4", Address: netip.AddrPortFrom(s.DNS(), 53).String()},
 		},
+		Processes: processes(s, n, localSite(l, n)),
 	}
-	if n.Role == Master {
-		c.Processes = append(c.Processes, apiserver(s, n), scheduler(), controller(s))
+	for _, m := range n.Mounts {
+		c.Mounts = append(c.Mounts, supervise.Mount{Source: m.HostPath, Target: m.Path, ReadOnly: m.ReadOnly})
 	}
-	c.Processes = append(c.Processes, containerdProcess(), agent(s, l, n))
 	return c
 }
 
-func bin(name string) string { return filepath.Join(supervise.BinDir, name) }
-func etc(name string) string { return filepath.Join(nodeEtc, name) }
+// processes are what runs on a node, in the order in which they are best started.
+func processes(s *Spec, n Node, at site) []supervise.Process {
+	var list []supervise.Process
+	if n.Role == Master && n.Etcd != Outside {
+		if s.VIP.IsValid() {
+			list = append(list, etcdMember(s, n, at))
+		}
+		list = append(list, apiserver(s, n, at), scheduler(at), controller(s, at))
+	}
+	if n.Role == Master && s.VIP.IsValid() {
+		list = append(list, balancer(s, at.etc), keepalived(at.etc))
+	}
+	return append(list, containerdProcess(at), agent(s, n, at))
+}
 
-func apiserver(s *Spec, n Node) supervise.Process {
-	return supervise.Process{Name: "apiserver", Args: []string{bin("apiserver"),
+func urlOf(ip netip.Addr, port uint16) string {
+	return "https://" + netip.AddrPortFrom(ip, port).String()
+}
+
+// etcdURLs are where the members but one answer their clients.
+func etcdURLs(s *Spec, but Node) string {
+	var urls []string
+	for _, m := range s.voters() {
+		if m.Name != but.Name {
+			urls = append(urls, urlOf(m.IP, clientPort))
+		}
+	}
+	return strings.Join(urls, ",")
+}
+
+func etcdMember(s *Spec, n Node, at site) supervise.Process {
+	args := []string{at.program("apiserver"), "etcd",
+		"--etcd-name=" + n.Name,
+		"--data-dir=" + at.etcdData,
+		"--listen-peer-urls=" + urlOf(n.IP, peerPort),
+		"--listen-client-urls=" + urlOf(n.IP, clientPort),
+		"--peer-cert-file=" + at.pki("etcd/peer.crt"),
+		"--peer-key-file=" + at.pki("etcd/peer.key"),
+		"--peer-trusted-ca-file=" + at.pki("etcd/ca.crt"),
+		"--member-cert-file=" + at.pki("etcd/server.crt"),
+		"--member-key-file=" + at.pki("etcd/server.key"),
+		"--member-trusted-ca-file=" + at.pki("etcd/ca.crt"),
+		"--initial-cluster-token=" + s.Name,
+	}
+	if n.Etcd == Joiner {
+		args = append(args, "--join="+etcdURLs(s, n))
+	} else {
+		var founders []string
+		for _, m := range s.Masters() {
+			if m.Etcd == Founder {
+				founders = append(founders, m.Name+"="+urlOf(m.IP, peerPort))
+			}
+		}
+		args = append(args, "--initial-cluster="+strings.Join(founders, ","))
+	}
+	return supervise.Process{Name: "etcd", Args: args}
+}
+
+func apiserver(s *Spec, n Node, at site) supervise.Process {
+	args := []string{at.program("apiserver"),
 		"--advertise-address=" + n.IP.String(),
-		"--data-dir=/var/lib/etcd",
-		"--client-ca-file=" + etc("ca.crt"),
-		"--tls-cert-file=" + etc("apiserver.crt"),
-		"--tls-private-key-file=" + etc("apiserver.key"),
+		"--client-ca-file=" + at.pki("ca.crt"),
+		"--tls-cert-file=" + at.pki("apiserver.crt"),
+		"--tls-private-key-file=" + at.pki("apiserver.key"),
 		"--service-account-issuer=https://kubernetes.default.svc." + ClusterDomain,
-		"--service-account-key-file=" + etc("sa.pub"),
-		"--service-account-signing-key-file=" + etc("sa.key"),
+		"--service-account-key-file=" + at.pki("sa.pub"),
+		"--service-account-signing-key-file=" + at.pki("sa.key"),
 		"--service-cluster-ip-range=" + s.ServiceRange.String(),
-		"--kubelet-client-certificate=" + etc("apiserver-kubelet-client.crt"),
-		"--kubelet-client-key=" + etc("apiserver-kubelet-client.key"),
-		"--kubelet-certificate-authority=" + etc("ca.crt"),
+		"--kubelet-client-certificate=" + at.pki("apiserver-kubelet-client.crt"),
+		"--kubelet-client-key=" + at.pki("apiserver-kubelet-client.key"),
+		"--kubelet-certificate-authority=" + at.pki("ca.crt"),
+	}
+	if s.VIP.IsValid() {
+		args = append(args,
+			"--etcd-servers="+cmp.Or(etcdURLs(s, Node{}), urlOf(n.IP, clientPort)),
+			"--etcd-cafile="+at.pki("etcd/ca.crt"),
+			"--etcd-certfile="+at.pki("apiserver-etcd-client.crt"),
+			"--etcd-keyfile="+at.pki("apiserver-etcd-client.key"))
+	} else {
+		args = append(args, "--data-dir="+at.etcdData)
+	}
+	return supervise.Process{Name: "apiserver", Args: args}
+}
+
+func scheduler(at site) supervise.Process {
+	return supervise.Process{Name: "scheduler", Args: []string{at.program("scheduler"),
+		"--kubeconfig=" + at.conf("scheduler.conf"),
+		"--client-ca-file=" + at.pki("ca.crt"),
 	}}
 }
 
-func scheduler() supervise.Process {
-	return supervise.Process{Name: "scheduler", Args: []string{bin("scheduler"),
-		"--kubeconfig=" + etc("scheduler.conf"),
-		"--client-ca-file=" + etc("ca.crt"),
-	}}
-}
-
-func controller(s *Spec) supervise.Process {
-	return supervise.Process{Name: "controller", Args: []string{bin("controller"),
-		"--kubeconfig=" + etc("controller.conf"),
-		"--client-ca-file=" + etc("ca.crt"),
+func controller(s *Spec, at site) supervise.Process {
+	return supervise.Process{Name: "controller", Args: []string{at.program("controller"),
+		"--kubeconfig=" + at.conf("controller.conf"),
+		"--client-ca-file=" + at.pki("ca.crt"),
 		"--use-service-account-credentials",
 		"--allocate-node-cidrs",
 		"--cluster-cidr=" + s.PodRange.String(),
 		"--service-cluster-ip-range=" + s.ServiceRange.String(),
-		"--root-ca-file=" + etc("ca.crt"),
-		"--cluster-signing-cert-file=" + etc("ca.crt"),
-		"--cluster-signing-key-file=" + etc("ca.key"),
+		"--root-ca-file=" + at.pki("ca.crt"),
+		"--cluster-signing-cert-file=" + at.pki("ca.crt"),
+		"--cluster-signing-key-file=" + at.pki("ca.key"),
 	}}
 }
 
@@ -80,32 +166,62 @@ oom_score = 0
   address = "/run/containerd/containerd.sock"
 `
 
-func containerdProcess() supervise.Process {
-	return supervise.Process{Name: "containerd", Args: []string{"/usr/bin/containerd", "--config=" + etc("containerd.toml"), "--log-level=warn"}}
+func containerdProcess(at site) supervise.Process {
+	return supervise.Process{Name: "containerd", Args: []string{"/usr/bin/containerd", "--config=" + at.conf("containerd.toml"), "--log-level=warn"}}
 }
 
-func agent(s *Spec, l layout, n Node) supervise.Process {
-	args := []string{bin("agent"),
-		"--kubeconfig=" + etc("agent.conf"),
-		"--proxy-kubeconfig=" + etc("proxy.conf"),
+func agent(s *Spec, n Node, at site) supervise.Process {
+	args := []string{at.program("agent"),
+		"--kubeconfig=" + at.conf("agent.conf"),
+		"--proxy-kubeconfig=" + at.conf("proxy.conf"),
 		"--hostname-override=" + n.Name,
 		"--node-ip=" + n.IP.String(),
 		"--root-dir=/var/lib/kubelet",
 		"--run-dir=/run/skiff-agent",
-		"--registry-hosts-dir=" + etc("certs.d"),
-		"--cgroup-root=" + l.cgroup(n.Name),
+		"--registry-hosts-dir=" + at.conf("certs.d"),
 		"--container-runtime-endpoint=/run/containerd/containerd.sock",
-		"--init-path=" + bin("init"),
-		"--client-ca-file=" + etc("ca.crt"),
-		"--tls-cert-file=" + etc("agent.crt"),
-		"--tls-private-key-file=" + etc("agent.key"),
+		"--init-path=" + at.program("init"),
+		"--client-ca-file=" + at.pki("ca.crt"),
+		"--tls-cert-file=" + at.pki("agent.crt"),
+		"--tls-private-key-file=" + at.pki("agent.key"),
 		"--cluster-dns=" + s.DNS().String(),
 		"--cluster-domain=" + ClusterDomain,
 		"--cluster-cidr=" + s.PodRange.String(),
 		"--service-cluster-ip-range=" + s.ServiceRange.String(),
 	}
+	if at.cgroup != "" {
+		args = append(args, "--cgroup-root="+at.cgroup)
+	}
+	taints := slices.Clone(n.Taints)
 	if n.Role == Master && len(s.Workers()) > 0 {
-		args = append(args, "--register-with-taints=node-role.kubernetes.io/control-plane:NoSchedule")
+		taints = append(taints, "node-role.kubernetes.io/control-plane:NoSchedule")
+	}
+	if len(taints) > 0 {
+		args = append(args, "--register-with-taints="+strings.Join(taints, ","))
+	}
+	if labels := ownLabels(n); len(labels) > 0 {
+		args = append(args, "--node-labels="+strings.Join(labels, ","))
+	}
+	if pods, limited := n.Resources["pods"]; limited {
+		args = append(args, fmt.Sprintf("--max-pods=%d", pods.Value()))
 	}
 	return supervise.Process{Name: "agent", Args: args, Sockets: []string{"dns-udp", "dns-tcp"}}
+}
+
+// ownLabels are those that a node may give itself; NodeRestriction keeps it
+// from labels of Kubernetes' own domains, which the administrator sets (see [api.label]).
+func ownLabels(n Node) []string {
+	var labels []string
+	for key, value := range n.Labels {
+		if !reserved(key) {
+			labels = append(labels, key+"="+value)
+		}
+	}
+	slices.Sort(labels)
+	return labels
+}
+
+func reserved(label string) bool {
+	domain, _, found := strings.Cut(label, "/")
+	return found && (domain == "kubernetes.io" || domain == "k8s.io" || strings.HasSuffix(domain, ".kubernetes.io") || strings.HasSuffix(domain, ".k8s.io"))
 }
