@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -149,8 +150,18 @@ func (o *NodeOptions) complete() error {
 		if _, err := os.Stat(m.HostPath); err != nil {
 			return fmt.Errorf(".extraMounts[%d].hostPath: %w", i, err)
 		}
+		if _, err := os.Stat(m.Path); err != nil && !ownPath(m.Path) {
+			return fmt.Errorf(".extraMounts[%d].containerPath: %s does not exist on this machine, whose files the node shares there; choose one below /run, /tmp, /var/lib or /var/log, which are the node's own", i, m.Path)
+		}
 	}
 	return nil
+}
+
+// ownPath: does a path lie on the node's own file systems?
+func ownPath(path string) bool {
+	return slices.ContainsFunc([]string{"/run/", "/tmp/", "/var/lib/", "/var/log/"}, func(dir string) bool {
+		return strings.HasPrefix(filepath.Clean(path), dir)
+	})
 }
 
 // checkPorts finds ports of the machine that two mappings want.

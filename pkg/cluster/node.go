@@ -107,6 +107,9 @@ func startNode(s *Spec, l layout, n Node) (err error) {
 	if err := enterCgroup(l.cgroup(n.Name), pid); err != nil {
 		return err
 	}
+	if err := limitCgroup(l.cgroup(n.Name), n.Resources); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
+	}
 	if err := connect(s, l, n, pid); err != nil {
 		return fmt.Errorf("connect %s: %w", n.Name, err)
 	}

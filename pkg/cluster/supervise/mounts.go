@@ -64,7 +64,7 @@ func layOut(c *Config) (hostProc *os.File, err error) {
 		return nil, err
 	}
 	for i, m := range sources {
-		if err := mountPoint(m); err != nil {
+		if err := mountPoint(m, held[i]); err != nil {
 			return nil, err
 		}
 		if err := moveTree(held[i], m.Target); err != nil {
@@ -89,17 +89,17 @@ func layOut(c *Config) (hostProc *os.File, err error) {
 	return hostProc, nil
 }
 
-// mountPoint makes what a bind mount is mounted on: a directory, or an empty file.
-func mountPoint(m Mount) error {
-	info, err := os.Stat(m.Target)
-	if err == nil {
+// mountPoint makes what a bind mount is mounted on: a directory, or an empty
+// file, as the source is that fd holds.
+func mountPoint(m Mount, fd int) error {
+	if _, err := os.Stat(m.Target); err == nil {
 		return nil
 	}
-	source, err := os.Stat(m.Source)
-	if err == nil {
-		info = source
+	var source unix.Stat_t
+	if err := unix.Fstat(fd, &source); err != nil {
+		return fmt.Errorf("bind %s: %w", m.Source, err)
 	}
-	if info == nil || info.IsDir() {
+	if source.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return os.MkdirAll(m.Target, 0o755)
 	}
 	if err := os.MkdirAll(filepath.Dir(m.Target), 0o755); err != nil {
