@@ -26,7 +26,7 @@ func newClusterCommand() *cobra.Command {
 	}
 	// kubectl's global flags say which cluster to talk to; these commands make their own.
 	c.AddCommand(newCreate(), newList(), newStatus(), newDelete(), newStart(), newStop(),
-		newLoad(), newExec(), newLogs(), newKubeconfig())
+		newLoad(), newExec(), newLogs(), newExport(), newKubeconfig())
 	for _, sub := range c.Commands() {
 		sub.SilenceUsage = true
 	}
@@ -84,6 +84,7 @@ func newCreate() *cobra.Command {
 	flags.IntVar(&o.Masters, "masters", o.Masters, "number of masters")
 	flags.IntVar(&o.Workers, "workers", o.Workers, "number of workers; without any, the masters take pods")
 	flags.StringVar(&o.LoadBalancer, "load-balancer", "", "what spreads requests over several masters: haproxy (the default) or nginx")
+	flags.Uint16Var(&o.Registry, "registry", 0, "port of this machine's loopback for an image registry of the cluster's own; 0 makes none")
 	flags.StringVar(&config, "config", "", "file that describes the cluster (see docs/clusters.md); flags win over it")
 	flags.BoolVar(&o.Isolated, "isolated", false, "give the nodes no way out of the machine")
 	flags.DurationVar(&o.Wait, "wait", time.Minute, "how long to wait for the nodes to be Ready; 0 doesn't wait")
@@ -107,6 +108,9 @@ func described(o *cluster.CreateOptions, file string, flags *pflag.FlagSet) erro
 	}
 	if flags.Changed("isolated") {
 		o.Isolated = given.Isolated
+	}
+	if flags.Changed("registry") {
+		o.Registry = given.Registry
 	}
 	if flags.Changed("load-balancer") {
 		o.LoadBalancer = given.LoadBalancer
@@ -294,6 +298,19 @@ func newLogs() *cobra.Command {
 			defer file.Close()
 			_, err = io.Copy(os.Stdout, file)
 			return err
+		},
+	}
+}
+
+func newExport() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export [NAME] DIRECTORY",
+		Short: "Copy all logs of a cluster, with its nodes, pods and events, into a directory",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			ctx, cancel := interruptible()
+			defer cancel()
+			return cluster.Export(ctx, nameOf(args[:len(args)-1]), args[len(args)-1], newProgress(os.Stderr))
 		},
 	}
 }

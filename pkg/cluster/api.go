@@ -56,7 +56,7 @@ func (a *api) ready(ctx context.Context) error {
 }
 
 // furnish creates the objects that a cluster has from its beginning: the
-// service under which its DNS is found.
+// service under which its DNS is found, and the word of its registry.
 func (a *api) furnish(ctx context.Context, s *Spec) error {
 	dns := &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{
@@ -75,7 +75,7 @@ func (a *api) furnish(ctx context.Context, s *Spec) error {
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("service kube-dns: %w", err)
 	}
-	return nil
+	return a.announceRegistry(ctx, s)
 }
 
 // notReadyError names a node that isn't Ready in time, and why.

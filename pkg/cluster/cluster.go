@@ -349,6 +349,9 @@ func requirements(o Options) error {
 			programs = append(programs, "/usr/lib/nginx/modules/ngx_stream_module.so")
 		}
 	}
+	if o.Registry != 0 {
+		programs = append(programs, registryProgram)
+	}
 	for _, program := range programs {
 		if !found(program) {
 			missing = append(missing, program)

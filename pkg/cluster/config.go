@@ -27,6 +27,8 @@ type NodeOptions struct {
 	Mounts []Mount `json:"extraMounts,omitempty"`
 }
 
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
 // PortMapping leads from a port of the machine to one of a node.
 type PortMapping struct {
 	Port     uint16     `json:"containerPort"`
@@ -50,7 +52,10 @@ type file struct {
 	Name         string `json:"name,omitempty"`
 	Isolated     bool   `json:"isolated,omitempty"`
 	LoadBalancer string `json:"loadBalancer,omitempty"`
-	Networking   struct {
+	Registry     struct {
+		HostPort uint16 `json:"hostPort"`
+	} `json:"registry,omitempty"`
+	Networking struct {
 		PodSubnet     netip.Prefix `json:"podSubnet,omitzero"`
 		ServiceSubnet netip.Prefix `json:"serviceSubnet,omitzero"`
 	} `json:"networking,omitempty"`
@@ -88,7 +93,7 @@ func parseConfig(data []byte) (Options, error) {
 	if f.APIVersion != ConfigAPIVersion || f.Kind != ConfigKind {
 		return Options{}, fmt.Errorf("apiVersion %q and kind %q: want %s and %s", f.APIVersion, f.Kind, ConfigAPIVersion, ConfigKind)
 	}
-	o := Options{Name: f.Name, Isolated: f.Isolated, LoadBalancer: f.LoadBalancer,
+	o := Options{Name: f.Name, Isolated: f.Isolated, LoadBalancer: f.LoadBalancer, Registry: f.Registry.HostPort,
 		PodRange: f.Networking.PodSubnet, ServiceRange: f.Networking.ServiceSubnet}
 	masters := 0
 	for i, n := range f.Nodes {
@@ -134,7 +139,7 @@ func (o *NodeOptions) complete() error {
 	for i := range o.Ports {
 		p := &o.Ports[i]
 		if !p.HostIP.IsValid() {
-			p.HostIP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+			p.HostIP = loopback
 		}
 		if p.Protocol == "" {
 			p.Protocol = "TCP"

@@ -33,6 +33,9 @@ func prepareNode(s *Spec, l layout, n Node, a authorities) error {
 			return fmt.Errorf("load balancing of %s: %w", n.Name, err)
 		}
 	}
+	if err := writeRegistry(s, n, etc); err != nil {
+		return fmt.Errorf("registry of %s: %w", n.Name, err)
+	}
 	for name, text := range map[string]string{
 		"containerd.toml": containerdConfig,
 		"resolv.conf":     resolvConf(s.Isolated),

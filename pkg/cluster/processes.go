@@ -60,6 +60,9 @@ func processes(s *Spec, n Node, at site) []supervise.Process {
 	if n.Role == Master && s.VIP.IsValid() {
 		list = append(list, balancer(s, at.etc), keepalived(at.etc))
 	}
+	if home, enabled := s.registryNode(); enabled && home.Name == n.Name {
+		list = append(list, registryProcess(at))
+	}
 	return append(list, containerdProcess(at), agent(s, n, at))
 }
 
