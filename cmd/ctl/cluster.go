@@ -26,7 +26,7 @@ func newClusterCommand() *cobra.Command {
 	}
 	// kubectl's global flags say which cluster to talk to; these commands make their own.
 	c.AddCommand(newCreate(), newList(), newStatus(), newDelete(), newStart(), newStop(),
-		newLoad(), newExec(), newLogs(), newExport(), newKubeconfig())
+		newLoad(), newExec(), newLogs(), newExport(), newKubeconfig(), newPrepare())
 	for _, sub := range c.Commands() {
 		sub.SilenceUsage = true
 	}

@@ -58,7 +58,17 @@ func (a *api) ready(ctx context.Context) error {
 // furnish creates the objects that a cluster has from its beginning: the
 // service under which its DNS is found, and the word of its registry.
 func (a *api) furnish(ctx context.Context, s *Spec) error {
-	dns := &v1.Service{
+	dns := dnsService(s)
+	_, err := a.CoreV1().Services(dns.Namespace).Create(ctx, dns, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("service kube-dns: %w", err)
+	}
+	return a.announceRegistry(ctx, s)
+}
+
+func dnsService(s *Spec) *v1.Service {
+	return &v1.Service{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "kube-dns", Namespace: metav1.NamespaceSystem,
 			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
@@ -71,11 +81,6 @@ func (a *api) furnish(ctx context.Context, s *Spec) error {
 			},
 		},
 	}
-	_, err := a.CoreV1().Services(dns.Namespace).Create(ctx, dns, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("service kube-dns: %w", err)
-	}
-	return a.announceRegistry(ctx, s)
 }
 
 // notReadyError names a node that isn't Ready in time, and why.
