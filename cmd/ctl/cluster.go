@@ -26,7 +26,8 @@ func newClusterCommand() *cobra.Command {
 	}
 	// kubectl's global flags say which cluster to talk to; these commands make their own.
 	c.AddCommand(newCreate(), newList(), newStatus(), newDelete(), newStart(), newStop(),
-		newLoad(), newExec(), newLogs(), newExport(), newKubeconfig(), newPrepare())
+		newLoad(), newExec(), newLogs(), newExport(), newKubeconfig(), newPrepare(),
+		newEtcd(), newSnapshot(), newRestore(), newLeave(), newJoin(), newReplace(), newRecover(), newUpgrade())
 	for _, sub := range c.Commands() {
 		sub.SilenceUsage = true
 	}
@@ -151,7 +152,7 @@ func newList() *cobra.Command {
 func newStatus() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [NAME]",
-		Short: "Show what a cluster is doing; fails when something in it isn't well",
+		Short: "Show what a cluster is doing, and what is wrong with it; fails when something is",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			ctx, cancel := interruptible()
@@ -160,29 +161,32 @@ func newStatus() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = table(func(w io.Writer) {
-				fmt.Fprintln(w, "NODE\tROLE\tADDRESS\tPID\tSTATE\tDOWN")
-				for _, n := range status.Nodes {
-					pid, down := "-", "-"
-					if n.Pid != 0 {
-						pid = strconv.Itoa(n.Pid)
-					}
-					if len(n.Down) > 0 {
-						down = strings.Join(n.Down, ",")
-					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Role, n.IP, pid, n.State, down)
-				}
-			})
-			switch {
-			case err != nil:
+			if err := table(func(w io.Writer) { statusRows(w, status) }); err != nil {
 				return err
-			case status.API != "":
-				return fmt.Errorf("cluster %s: %s", status.Spec.Name, status.API)
-			case !status.Healthy():
-				return fmt.Errorf("cluster %s is not healthy", status.Spec.Name)
 			}
-			return nil
+			causes := status.Causes()
+			if len(causes) == 0 {
+				return nil
+			}
+			return fmt.Errorf("cluster %s: %s", status.Spec.Name, strings.Join(causes, "\n  "))
 		},
+	}
+}
+
+func statusRows(w io.Writer, status *cluster.Status) {
+	fmt.Fprintln(w, "NODE\tROLE\tADDRESS\tPID\tSTATE\tDOWN\tHAS")
+	for _, n := range status.Nodes {
+		pid, down, has := "-", "-", "-"
+		if n.Pid != 0 {
+			pid = strconv.Itoa(n.Pid)
+		}
+		if len(n.Down) > 0 {
+			down = strings.Join(n.Down, ",")
+		}
+		if list := status.Held(n.Name); len(list) > 0 {
+			has = strings.Join(list, ",")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Role, n.IP, pid, n.State, down, has)
 	}
 }
 
@@ -256,20 +260,25 @@ func newExec() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			pid := cluster.InitPid(s.Name, node.Name)
-			if pid == 0 {
-				return fmt.Errorf("node %s is not running", node.Name)
-			}
-			enter := append([]string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, args[2:]...)
-			run := exec.Command("nsenter", enter...)
-			run.Stdin, run.Stdout, run.Stderr = os.Stdin, os.Stdout, os.Stderr
-			err = run.Run()
-			if exit, ok := err.(*exec.ExitError); ok {
-				os.Exit(exit.ExitCode())
-			}
-			return err
+			return runInside(s.Name, node, args[2:])
 		},
 	}
+}
+
+// runInside runs a command in a node, and exits with its exit code.
+func runInside(name string, node cluster.Node, command []string) error {
+	pid := cluster.InitPid(name, node.Name)
+	if pid == 0 {
+		return fmt.Errorf("node %s is not running", node.Name)
+	}
+	enter := append([]string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, command...)
+	run := exec.Command("nsenter", enter...)
+	run.Stdin, run.Stdout, run.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := run.Run()
+	if exit, ok := err.(*exec.ExitError); ok {
+		os.Exit(exit.ExitCode())
+	}
+	return err
 }
 
 func newLogs() *cobra.Command {

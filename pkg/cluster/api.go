@@ -15,15 +15,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// api is the administrator's view of a cluster.
-type api struct {
-	kubernetes.Interface
-}
-
-func connectAPI(l layout) (*api, error) {
+// adminConfig is the way to the API as its administrator.
+func adminConfig(l layout) (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", l.adminConfig())
 	if err != nil {
 		return nil, err
@@ -31,6 +28,19 @@ func connectAPI(l layout) (*api, error) {
 	config.QPS = -1
 	// A virtual address that nobody has yet is asked for again, not waited for.
 	config.Dial = (&net.Dialer{Timeout: time.Second}).DialContext
+	return config, nil
+}
+
+// api is the administrator's view of a cluster.
+type api struct {
+	kubernetes.Interface
+}
+
+func connectAPI(l layout) (*api, error) {
+	config, err := adminConfig(l)
+	if err != nil {
+		return nil, err
+	}
 	config.ContentType = runtime.ContentTypeProtobuf
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"path"
@@ -70,11 +69,12 @@ func urlOf(ip netip.Addr, port uint16) string {
 	return "https://" + netip.AddrPortFrom(ip, port).String()
 }
 
-// etcdURLs are where the members but one answer their clients.
-func etcdURLs(s *Spec, but Node) string {
+// etcdURLs are where the members but one answer their clients. All masters are named, whether or not they
+// have a member at the moment: what changes on one is no reason to restart anything on the others.
+func etcdURLs(s *Spec, but string) string {
 	var urls []string
-	for _, m := range s.voters() {
-		if m.Name != but.Name {
+	for _, m := range s.Masters() {
+		if m.Name != but {
 			urls = append(urls, urlOf(m.IP, clientPort))
 		}
 	}
@@ -96,18 +96,19 @@ func etcdMember(s *Spec, n Node, at site) supervise.Process {
 		"--initial-cluster-token=" + s.Name,
 	}
 	if n.Etcd == Joiner {
-		args = append(args, "--join="+etcdURLs(s, n))
+		args = append(args, "--join="+etcdURLs(s, n.Name))
 	} else {
 		var founders []string
 		for _, m := range s.Masters() {
-			if m.Etcd == Founder {
-				founders = append(founders, m.Name+"="+urlOf(m.IP, peerPort))
-			}
+			founders = append(founders, m.Name+"="+urlOf(m.IP, peerPort))
 		}
 		args = append(args, "--initial-cluster="+strings.Join(founders, ","))
 	}
 	return supervise.Process{Name: "etcd", Args: args}
 }
+
+// embeddedSocket is where the embedded etcd member of a lone master can be reached for its upkeep.
+const embeddedSocket = "unix:///run/skiff-etcd.sock"
 
 func apiserver(s *Spec, n Node, at site) supervise.Process {
 	args := []string{at.program("apiserver"),
@@ -125,12 +126,12 @@ func apiserver(s *Spec, n Node, at site) supervise.Process {
 	}
 	if s.VIP.IsValid() {
 		args = append(args,
-			"--etcd-servers="+cmp.Or(etcdURLs(s, Node{}), urlOf(n.IP, clientPort)),
+			"--etcd-servers="+etcdURLs(s, ""),
 			"--etcd-cafile="+at.pki("etcd/ca.crt"),
 			"--etcd-certfile="+at.pki("apiserver-etcd-client.crt"),
 			"--etcd-keyfile="+at.pki("apiserver-etcd-client.key"))
 	} else {
-		args = append(args, "--data-dir="+at.etcdData)
+		args = append(args, "--data-dir="+at.etcdData, "--listen-client-urls="+embeddedSocket)
 	}
 	return supervise.Process{Name: "apiserver", Args: args}
 }

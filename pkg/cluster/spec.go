@@ -46,8 +46,10 @@ type Node struct {
 	Role Role       `json:"role"`
 	IP   netip.Addr `json:"ip"`
 	NodeOptions
-	// Bin is the directory of this node's binaries after an upgrade; empty is the cluster's.
-	Bin string `json:"bin,omitempty"`
+	// Bin is the directory of this node's binaries after an upgrade, Build says which ones lay
+	// there; empty: the cluster's.
+	Bin   string `json:"bin,omitempty"`
+	Build string `json:"build,omitempty"`
 	// Etcd is how a master's etcd member comes to its cluster.
 	Etcd Membership `json:"etcd,omitempty"`
 }
@@ -154,7 +156,7 @@ func (s *Spec) shapedLike(o Options) (bool, error) {
 	shape := func(s Spec) any {
 		s.Nodes = slices.Clone(s.Nodes)
 		for i := range s.Nodes {
-			s.Nodes[i].IP, s.Nodes[i].Bin, s.Nodes[i].Etcd = netip.Addr{}, "", ""
+			s.Nodes[i].IP, s.Nodes[i].Bin, s.Nodes[i].Build, s.Nodes[i].Etcd = netip.Addr{}, "", "", ""
 		}
 		s.NodeRange, s.VIP, s.Bin = netip.Prefix{}, netip.Addr{}, ""
 		if !o.PodRange.IsValid() {
