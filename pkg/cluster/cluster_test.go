@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -294,7 +295,7 @@ func TestSpecStaysClearOfUsedRanges(t *testing.T) {
 	if s.Nodes[2].Name != "a-worker-2" || !s.NodeRange.Contains(s.Nodes[2].IP) {
 		t.Errorf("third node is %+v in %s", s.Nodes[2], s.NodeRange)
 	}
-	if n, err := s.Node("worker-2"); err != nil || n != s.Nodes[2] {
+	if n, err := s.Node("worker-2"); err != nil || !reflect.DeepEqual(n, s.Nodes[2]) {
 		t.Errorf("Node(worker-2) = %+v, %v", n, err)
 	}
 	if _, err := s.Node("worker-3"); err == nil || !strings.Contains(err.Error(), "a-master-1, a-worker-1, a-worker-2") {

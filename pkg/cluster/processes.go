@@ -23,7 +23,7 @@ func nodeConfig(s *Spec, l layout, n Node) *supervise.Config {
 		c.Processes = append(c.Processes, apiserver(s, n), scheduler(), controller(s))
 	}
 	c.Processes = append(c.Processes, containerdProcess(), agent(s, l, n))
-	return c
+	return withPorts(c, n)
 }
 
 func bin(name string) string { return filepath.Join(supervise.BinDir, name) }

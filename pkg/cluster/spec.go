@@ -35,6 +35,8 @@ type Node struct {
 	Name string     `json:"name"`
 	Role Role       `json:"role"`
 	IP   netip.Addr `json:"ip"`
+	// Ports are ports of the machine that lead to ones of the node.
+	Ports []PortMapping `json:"ports,omitempty"`
 }
 
 // Ports, as Kubernetes has them.
