@@ -66,7 +66,11 @@ func runForward(args []string) error {
 		if r.kind == unix.SOCK_STREAM {
 			go forwardTCP(socket, r.target)
 		} else {
-			go (&udpForwarder{socket: socket, target: r.target, idle: udpIdle}).run()
+			f, err := newUDPForwarder(socket, r.target, udpIdle)
+			if err != nil {
+				return fmt.Errorf("socket %s: %w", r.name, err)
+			}
+			go f.run()
 		}
 	}
 	select {}
@@ -93,7 +97,9 @@ func (s *socket) wait(f func(fd int) error) (err error) {
 	if failed := s.raw.Read(func(fd uintptr) bool {
 		err = f(int(fd))
 		return err != unix.EAGAIN && err != unix.EINTR
-	}); failed != nil {
+	}); failed != nil && !errors.Is(failed, os.ErrDeadlineExceeded) {
+		return os.ErrClosed // which the runtime's poller has in words of its own
+	} else if failed != nil {
 		return failed
 	}
 	return err

@@ -42,12 +42,13 @@ type association struct {
 	used    time.Time
 }
 
+func newUDPForwarder(s *socket, target netip.AddrPort, idle time.Duration) (*udpForwarder, error) {
+	f := &udpForwarder{socket: s, target: target, idle: idle, clients: map[clientKey]*association{}}
+	return f, s.control(wantDestinations)
+}
+
 // run forwards packets until the socket is closed.
 func (f *udpForwarder) run() {
-	f.clients = map[clientKey]*association{}
-	if err := f.socket.control(wantDestinations); err != nil {
-		fmt.Fprintf(os.Stderr, "forward to %s: %v\n", f.target, err)
-	}
 	packet, control := make([]byte, 1<<16), make([]byte, 128)
 	for {
 		var n, m int
@@ -62,7 +63,7 @@ func (f *udpForwarder) run() {
 		if err != nil {
 			continue // of a packet that could not be delivered
 		}
-		if a := f.associate(client, control[:m]); a != nil {
+		if a := f.associate(client, source(control[:m])); a != nil {
 			a.socket.control(func(fd int) error { // may be lost, as any packet
 				return unix.Sendto(fd, packet[:n], unix.MSG_DONTWAIT, nil)
 			})
@@ -100,7 +101,7 @@ func (f *udpForwarder) associate(client unix.Sockaddr, control []byte) *associat
 			fmt.Fprintf(os.Stderr, "forward to %s: %v\n", f.target, err)
 			return nil
 		}
-		a = &association{socket: s, client: client, control: source(control)}
+		a = &association{socket: s, client: client, control: control}
 		f.clients[key] = a
 		go f.answers(key, a)
 	}
