@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -25,16 +23,6 @@ type NodeOptions struct {
 	Ports []PortMapping `json:"extraPortMappings,omitempty"`
 	// Mounts are directories and files of the machine that the node has as well.
 	Mounts []Mount `json:"extraMounts,omitempty"`
-}
-
-var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-
-// PortMapping leads from a port of the machine to one of a node.
-type PortMapping struct {
-	Port     uint16     `json:"containerPort"`
-	HostPort uint16     `json:"hostPort"`
-	HostIP   netip.Addr `json:"listenAddress,omitzero"` // default 127.0.0.1
-	Protocol string     `json:"protocol,omitempty"`     // TCP, the default, or UDP
 }
 
 // Mount shows a path of the machine in a node.
@@ -155,18 +143,8 @@ func (o *NodeOptions) complete() error {
 		if _, err := os.Stat(m.HostPath); err != nil {
 			return fmt.Errorf(".extraMounts[%d].hostPath: %w", i, err)
 		}
-		if _, err := os.Stat(m.Path); err != nil && !ownPath(m.Path) {
-			return fmt.Errorf(".extraMounts[%d].containerPath: %s does not exist on this machine, whose files the node shares there; choose one below /run, /tmp, /var/lib or /var/log, which are the node's own", i, m.Path)
-		}
 	}
 	return nil
-}
-
-// ownPath: does a path lie on the node's own file systems?
-func ownPath(path string) bool {
-	return slices.ContainsFunc([]string{"/run/", "/tmp/", "/var/lib/", "/var/log/"}, func(dir string) bool {
-		return strings.HasPrefix(filepath.Clean(path), dir)
-	})
 }
 
 // checkPorts finds ports of the machine that two mappings want.
@@ -174,7 +152,7 @@ func (s *Spec) checkPorts() error {
 	users := map[string]string{}
 	for _, n := range s.Nodes {
 		for _, p := range n.Ports {
-			key := p.HostIP.String() + ":" + strconv.Itoa(int(p.HostPort)) + "/" + p.Protocol
+			key := p.String()
 			if other, taken := users[key]; taken {
 				return fmt.Errorf("extraPortMappings: %s and %s both want %s of this machine", other, n.Name, key)
 			}

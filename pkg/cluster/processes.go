@@ -1,6 +1,9 @@
 package cluster
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"path"
@@ -44,7 +47,24 @@ func nodeConfig(s *Spec, l layout, n Node) *supervise.Config {
 	for _, m := range n.Mounts {
 		c.Mounts = append(c.Mounts, supervise.Mount{Source: m.HostPath, Target: m.Path, ReadOnly: m.ReadOnly})
 	}
+	withPorts(c, n)
+	for i := range c.Processes {
+		if p := &c.Processes[i]; strings.HasPrefix(p.Args[0], supervise.BinDir) {
+			p.Generation = n.Build // other binaries under the same names: it is restarted
+		}
+	}
+	c.Generation = generation(c)
 	return c
+}
+
+// generation tells a configuration from any other.
+func generation(c *supervise.Config) string {
+	data, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // of our own types
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
 }
 
 // processes are what runs on a node, in the order in which they are best started.
