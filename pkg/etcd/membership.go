@@ -18,6 +18,10 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
+// changeTimeout is how long the cluster may take over a change of its members: without a quorum
+// it would try for ever.
+const changeTimeout = 5 * time.Second
+
 // Join adds the member that config describes to the cluster behind client, and returns the config
 // to [Start] it with on an empty directory. It has no vote yet, so that the cluster doesn't wait for it:
 // Start gives it one when it has caught up. While another member is joining, Join waits for its turn.
@@ -81,11 +85,14 @@ func enter(ctx context.Context, client *clientv3.Client, name string, urls []str
 		}
 	}
 	for {
-		added, err := client.MemberAddAsLearner(ctx, urls)
+		limited, cancel := context.WithTimeout(ctx, changeTimeout)
+		added, err := client.MemberAddAsLearner(limited, urls)
+		cancel()
 		if err == nil {
 			return added.Members, nil
 		}
-		if !errors.Is(err, rpctypes.ErrTooManyLearners) && !errors.Is(err, rpctypes.ErrUnhealthy) {
+		// IDs are made of URLs and the second: after a removal the next one has to be waited for ("not found").
+		if !errors.Is(err, rpctypes.ErrTooManyLearners) && !errors.Is(err, rpctypes.ErrUnhealthy) && !errors.Is(err, rpctypes.ErrMemberNotFound) {
 			return nil, plain(err)
 		}
 		select {
@@ -98,7 +105,9 @@ func enter(ctx context.Context, client *clientv3.Client, name string, urls []str
 
 // listForChange lists the members as a quorum knows them; without one the error says what is wrong.
 func listForChange(ctx context.Context, client *clientv3.Client) ([]*etcdserverpb.Member, error) {
-	list, err := client.MemberList(ctx)
+	limited, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	list, err := client.MemberList(limited)
 	if err != nil {
 		return nil, explained(ctx, client, "listing members", err)
 	}
@@ -127,7 +136,9 @@ func expel(ctx context.Context, client *clientv3.Client, m *etcdserverpb.Member,
 // Leave takes a member out of the cluster behind client, which then needs one vote less. It is refused
 // where those that are left would have no quorum. One that is gone already is no error.
 func Leave(ctx context.Context, client *clientv3.Client, id uint64) error {
-	_, err := client.MemberRemove(ctx, id)
+	limited, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	_, err := client.MemberRemove(limited, id)
 	switch {
 	case err == nil || errors.Is(err, rpctypes.ErrMemberNotFound):
 		return nil

@@ -15,6 +15,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
+// The tests here run side by side: they mostly wait, for elections and a second for each member that stops.
+
 // trio is three members with mutual TLS and a client that knows them all.
 type trio struct {
 	t       *testing.T
@@ -26,8 +28,8 @@ type trio struct {
 	client  *clientv3.Client
 }
 
-// newTrio describes three members, and starts them if told to.
-func newTrio(t *testing.T, running bool) *trio {
+// newTrio describes three members.
+func newTrio(t *testing.T) *trio {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -45,9 +47,6 @@ func newTrio(t *testing.T, running bool) *trio {
 		c.configs = append(c.configs, config)
 	}
 	c.client = c.dial(endpoints...)
-	if running {
-		c.start(0, 1, 2)
-	}
 	return c
 }
 
@@ -138,7 +137,9 @@ func wantError(t *testing.T, err error, parts ...string) {
 }
 
 func TestMembersAndDiagnosis(t *testing.T) {
-	c := newTrio(t, true)
+	t.Parallel()
+	c := newTrio(t)
+	c.start(0, 1, 2)
 	c.healthy(c.client)
 	c.members[1].Close()
 	members, err := Members(c.ctx, c.client)
@@ -177,7 +178,9 @@ func TestMembersAndDiagnosis(t *testing.T) {
 }
 
 func TestSnapshotRestoredIntoThree(t *testing.T) {
-	old := newTrio(t, true)
+	t.Parallel()
+	old, c := newTrio(t), newTrio(t)
+	old.start(0, 1, 2)
 	revision := old.put(old.client, "k", "kept")
 	file := filepath.Join(t.TempDir(), "snapshot")
 	if err := Snapshot(old.ctx, old.client, file); err != nil {
@@ -185,7 +188,6 @@ func TestSnapshotRestoredIntoThree(t *testing.T) {
 	}
 	old.put(old.client, "k", "later")
 
-	c := newTrio(t, false)
 	for i := range c.configs {
 		err := Restore(RestoreConfig{Config: c.configs[i], Snapshot: file})
 		if err != nil {
@@ -228,7 +230,9 @@ func TestSnapshotRestoredIntoThree(t *testing.T) {
 }
 
 func TestWipedMemberJoinsAnew(t *testing.T) {
-	c := newTrio(t, true)
+	t.Parallel()
+	c := newTrio(t)
+	c.start(0, 1, 2)
 	c.put(c.client, "k", "1")
 	old := c.members[2].ID()
 	c.members[2].Close()
@@ -267,7 +271,9 @@ func TestWipedMemberJoinsAnew(t *testing.T) {
 }
 
 func TestRecoverFromLostQuorum(t *testing.T) {
-	c := newTrio(t, true)
+	t.Parallel()
+	c := newTrio(t)
+	c.start(0, 1, 2)
 	revision := c.put(c.client, "k", "kept")
 	for i := range 50 { // an acknowledged write may stand in the log of the survivor alone
 		revision = c.put(c.client, fmt.Sprint("k", i), "kept")
@@ -310,7 +316,8 @@ func hasDatabase(dir string) bool {
 }
 
 func TestKilledJoinIsRepeated(t *testing.T) {
-	c := newTrio(t, false)
+	t.Parallel()
+	c := newTrio(t)
 	for i := range c.configs {
 		c.configs[i].InitialCluster = nil
 	}
@@ -340,7 +347,9 @@ func TestKilledJoinIsRepeated(t *testing.T) {
 }
 
 func TestDefragmentUnderLoad(t *testing.T) {
-	c := newTrio(t, true)
+	t.Parallel()
+	c := newTrio(t)
+	c.start(0, 1, 2)
 	value := strings.Repeat("x", 1<<16)
 	for i := range 100 {
 		c.put(c.client, fmt.Sprint("k", i%10), value)
@@ -385,7 +394,8 @@ func (c *trio) sizes() (sizes []int64) {
 }
 
 func TestFullDatabase(t *testing.T) {
-	c := newTrio(t, false)
+	t.Parallel()
+	c := newTrio(t)
 	for i := range c.configs {
 		c.configs[i].Quota = 2 << 20
 	}
