@@ -10,10 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netns"
 
 	"skiff/pkg/cluster/supervise"
 )
@@ -83,7 +86,8 @@ func TestPortsAndReload(t *testing.T) {
 	host := netip.MustParseAddrPort(free.Addr().String())
 	free.Close()
 	n := &s.Nodes[0]
-	n.Ports = []PortMapping{{HostIP: host.Addr(), HostPort: host.Port(), Port: 7777, Protocol: "TCP"}}
+	n.Ports = []PortMapping{{HostIP: host.Addr(), HostPort: host.Port(), Port: 7777, Protocol: "TCP"},
+		{HostPort: host.Port(), Port: 7778, Protocol: "UDP"}}
 	l := newLayout(name)
 	authority, err := writeAuthorities(s, l)
 	if err != nil {
@@ -115,6 +119,31 @@ func TestPortsAndReload(t *testing.T) {
 		return strings.TrimSpace(string(answer))
 	}
 	eventually(t, "the node answers at the machine's port", func() bool { return ask() == n.Name })
+
+	packets := listenIn(t, pid, netip.AddrPortFrom(n.IP, 7778))
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			length, from, err := packets.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			packets.WriteTo(append([]byte("you said "), buf[:length]...), from)
+		}
+	}()
+	// The second of the machine's addresses, from which the answer has to come.
+	client, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), host.Port()).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	eventually(t, "the node answers a packet", func() bool {
+		client.SetDeadline(time.Now().Add(200 * time.Millisecond))
+		client.Write([]byte("hello"))
+		answer := make([]byte, 100)
+		length, _ := client.Read(answer)
+		return string(answer[:length]) == "you said hello"
+	})
 
 	components := []string{"apiserver", "scheduler", "controller", "containerd", "agent", "forward"}
 	pids := func() (out []int) {
@@ -171,4 +200,29 @@ func TestPortsAndReload(t *testing.T) {
 	if err := reloadNode(ctx, l, *n, "4"); err == nil || !strings.Contains(err.Error(), "is not running") {
 		t.Errorf("reloading a stopped node: %v", err)
 	}
+}
+
+// listenIn opens a UDP socket in a process's network namespace.
+func listenIn(t *testing.T, pid int, address netip.AddrPort) net.PacketConn {
+	t.Helper()
+	space, err := netns.GetFromPid(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer space.Close()
+	var socket net.PacketConn
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		if err = netns.Set(space); err == nil {
+			socket, err = net.ListenPacket("udp4", address.String())
+		}
+	}()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socket.Close() })
+	return socket
 }
