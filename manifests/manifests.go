@@ -5,16 +5,44 @@ package manifests
 
 import (
 	"embed"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"text/template"
 )
 
-//go:embed ha
+//go:embed ha systemd
 var files embed.FS
 
 // HA returns a template of ha/, by its file name. Templates are given a
 // [LoadBalancing].
 func HA(name string) (*template.Template, error) {
 	return template.New(name).Option("missingkey=error").ParseFS(files, "ha/"+name)
+}
+
+// WriteUnits writes the systemd units of some processes, by their names ("etcd",
+// "agent" …), into a directory. containerd has Debian's own.
+func WriteUnits(dir string, processes []string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, process := range processes {
+		for _, kind := range []string{".service", ".socket"} {
+			name := "skiff-" + process + kind
+			text, err := files.ReadFile("systemd/" + name)
+			if errors.Is(err, fs.ErrNotExist) && (kind == ".socket" || process == "containerd") {
+				continue
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, name), text, 0o644)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // LoadBalancing is what the templates of ha/ are filled with: one master's view.

@@ -26,7 +26,8 @@ func newClusterCommand() *cobra.Command {
 	}
 	// kubectl's global flags say which cluster to talk to; these commands make their own.
 	c.AddCommand(newCreate(), newList(), newStatus(), newDelete(), newStart(), newStop(),
-		newLoad(), newExec(), newLogs(), newKubeconfig())
+		newLoad(), newExec(), newLogs(), newExport(), newKubeconfig(), newPrepare(),
+		newEtcd(), newSnapshot(), newRestore(), newLeave(), newJoin(), newReplace(), newRecover(), newUpgrade())
 	for _, sub := range c.Commands() {
 		sub.SilenceUsage = true
 	}
@@ -84,6 +85,7 @@ func newCreate() *cobra.Command {
 	flags.IntVar(&o.Masters, "masters", o.Masters, "number of masters")
 	flags.IntVar(&o.Workers, "workers", o.Workers, "number of workers; without any, the masters take pods")
 	flags.StringVar(&o.LoadBalancer, "load-balancer", "", "what spreads requests over several masters: haproxy (the default) or nginx")
+	flags.Uint16Var(&o.Registry, "registry", 0, "port of this machine's loopback for an image registry of the cluster's own; 0 makes none")
 	flags.StringVar(&config, "config", "", "file that describes the cluster (see docs/clusters.md); flags win over it")
 	flags.BoolVar(&o.Isolated, "isolated", false, "give the nodes no way out of the machine")
 	flags.DurationVar(&o.Wait, "wait", time.Minute, "how long to wait for the nodes to be Ready; 0 doesn't wait")
@@ -107,6 +109,9 @@ func described(o *cluster.CreateOptions, file string, flags *pflag.FlagSet) erro
 	}
 	if flags.Changed("isolated") {
 		o.Isolated = given.Isolated
+	}
+	if flags.Changed("registry") {
+		o.Registry = given.Registry
 	}
 	if flags.Changed("load-balancer") {
 		o.LoadBalancer = given.LoadBalancer
@@ -147,7 +152,7 @@ func newList() *cobra.Command {
 func newStatus() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [NAME]",
-		Short: "Show what a cluster is doing; fails when something in it isn't well",
+		Short: "Show what a cluster is doing, and what is wrong with it; fails when something is",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			ctx, cancel := interruptible()
@@ -156,29 +161,32 @@ func newStatus() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = table(func(w io.Writer) {
-				fmt.Fprintln(w, "NODE\tROLE\tADDRESS\tPID\tSTATE\tDOWN")
-				for _, n := range status.Nodes {
-					pid, down := "-", "-"
-					if n.Pid != 0 {
-						pid = strconv.Itoa(n.Pid)
-					}
-					if len(n.Down) > 0 {
-						down = strings.Join(n.Down, ",")
-					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Role, n.IP, pid, n.State, down)
-				}
-			})
-			switch {
-			case err != nil:
+			if err := table(func(w io.Writer) { statusRows(w, status) }); err != nil {
 				return err
-			case status.API != "":
-				return fmt.Errorf("cluster %s: %s", status.Spec.Name, status.API)
-			case !status.Healthy():
-				return fmt.Errorf("cluster %s is not healthy", status.Spec.Name)
 			}
-			return nil
+			causes := status.Causes()
+			if len(causes) == 0 {
+				return nil
+			}
+			return fmt.Errorf("cluster %s: %s", status.Spec.Name, strings.Join(causes, "\n  "))
 		},
+	}
+}
+
+func statusRows(w io.Writer, status *cluster.Status) {
+	fmt.Fprintln(w, "NODE\tROLE\tADDRESS\tPID\tSTATE\tDOWN\tHAS")
+	for _, n := range status.Nodes {
+		pid, down, has := "-", "-", "-"
+		if n.Pid != 0 {
+			pid = strconv.Itoa(n.Pid)
+		}
+		if len(n.Down) > 0 {
+			down = strings.Join(n.Down, ",")
+		}
+		if list := status.Held(n.Name); len(list) > 0 {
+			has = strings.Join(list, ",")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Role, n.IP, pid, n.State, down, has)
 	}
 }
 
@@ -252,20 +260,25 @@ func newExec() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			pid := cluster.InitPid(s.Name, node.Name)
-			if pid == 0 {
-				return fmt.Errorf("node %s is not running", node.Name)
-			}
-			enter := append([]string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, args[2:]...)
-			run := exec.Command("nsenter", enter...)
-			run.Stdin, run.Stdout, run.Stderr = os.Stdin, os.Stdout, os.Stderr
-			err = run.Run()
-			if exit, ok := err.(*exec.ExitError); ok {
-				os.Exit(exit.ExitCode())
-			}
-			return err
+			return runInside(s.Name, node, args[2:])
 		},
 	}
+}
+
+// runInside runs a command in a node, and exits with its exit code.
+func runInside(name string, node cluster.Node, command []string) error {
+	pid := cluster.InitPid(name, node.Name)
+	if pid == 0 {
+		return fmt.Errorf("node %s is not running", node.Name)
+	}
+	enter := append([]string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, command...)
+	run := exec.Command("nsenter", enter...)
+	run.Stdin, run.Stdout, run.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := run.Run()
+	if exit, ok := err.(*exec.ExitError); ok {
+		os.Exit(exit.ExitCode())
+	}
+	return err
 }
 
 func newLogs() *cobra.Command {
@@ -294,6 +307,19 @@ func newLogs() *cobra.Command {
 			defer file.Close()
 			_, err = io.Copy(os.Stdout, file)
 			return err
+		},
+	}
+}
+
+func newExport() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export [NAME] DIRECTORY",
+		Short: "Copy all logs of a cluster, with its nodes, pods and events, into a directory",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			ctx, cancel := interruptible()
+			defer cancel()
+			return cluster.Export(ctx, nameOf(args[:len(args)-1]), args[len(args)-1], newProgress(os.Stderr))
 		},
 	}
 }

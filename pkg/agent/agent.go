@@ -107,7 +107,8 @@ type Agent struct {
 	images  *image.Store
 	objects *objects
 	events  record.EventRecorder
-	memory  int64 // bytes of the machine
+	// What the node has: thousandths of CPUs, and bytes.
+	milliCPU, memory int64
 
 	statuses   *statuses
 	node       *node
@@ -173,7 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer a.runtime.Close()
 	a.images = image.NewStore(a.runtime.Client(), image.Config{HostsDir: a.cfg.HostsDir, Snapshotter: a.cfg.Runtime.Snapshotter})
-	a.memory = machineMemory()
+	a.milliCPU, a.memory = machine(a.runtime.NodeLimits())
 	a.node = newNode(a)
 	if err := a.find(ctx); err != nil {
 		return fmt.Errorf("agent: %w", err)

@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"skiff/pkg/agent/image"
+	"skiff/pkg/agent/runtime"
 	"skiff/pkg/component"
 )
 
@@ -348,7 +349,7 @@ func (n *node) capacity() v1.ResourceList {
 	var fs unix.Statfs_t
 	_ = unix.Statfs(n.agent.cfg.RootDir, &fs)
 	return v1.ResourceList{
-		v1.ResourceCPU:              *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI),
+		v1.ResourceCPU:              *resource.NewMilliQuantity(n.agent.milliCPU, resource.DecimalSI),
 		v1.ResourceMemory:           *resource.NewQuantity(n.agent.memory, resource.BinarySI),
 		v1.ResourceEphemeralStorage: *resource.NewQuantity(int64(fs.Blocks)*fs.Bsize, resource.BinarySI),
 		v1.ResourcePods:             *resource.NewQuantity(n.cfg.MaxPods, resource.DecimalSI),
@@ -459,7 +460,17 @@ func (n *node) owner(ctx context.Context) []metav1.OwnerReference {
 	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: found.Name, UID: found.UID}}
 }
 
-func machineMemory() int64 { return meminfo()["MemTotal"] }
+// machine is what the node has of the machine's CPUs (in thousandths) and memory.
+func machine(limits runtime.Limits) (milliCPU, memory int64) {
+	milliCPU, memory = 1000*int64(goruntime.NumCPU()), meminfo()["MemTotal"]
+	if limits.CPUQuota > 0 {
+		milliCPU = min(milliCPU, 1000*limits.CPUQuota/int64(limits.CPUPeriod))
+	}
+	if limits.Memory > 0 {
+		memory = min(memory, limits.Memory)
+	}
+	return milliCPU, memory
+}
 
 // meminfo reads /proc/meminfo in bytes.
 func meminfo() map[string]int64 {

@@ -15,15 +15,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// api is the administrator's view of a cluster.
-type api struct {
-	kubernetes.Interface
-}
-
-func connectAPI(l layout) (*api, error) {
+// adminConfig is the way to the API as its administrator.
+func adminConfig(l layout) (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", l.adminConfig())
 	if err != nil {
 		return nil, err
@@ -31,6 +28,19 @@ func connectAPI(l layout) (*api, error) {
 	config.QPS = -1
 	// A virtual address that nobody has yet is asked for again, not waited for.
 	config.Dial = (&net.Dialer{Timeout: time.Second}).DialContext
+	return config, nil
+}
+
+// api is the administrator's view of a cluster.
+type api struct {
+	kubernetes.Interface
+}
+
+func connectAPI(l layout) (*api, error) {
+	config, err := adminConfig(l)
+	if err != nil {
+		return nil, err
+	}
 	config.ContentType = runtime.ContentTypeProtobuf
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -56,9 +66,19 @@ func (a *api) ready(ctx context.Context) error {
 }
 
 // furnish creates the objects that a cluster has from its beginning: the
-// service under which its DNS is found.
+// service under which its DNS is found, and the word of its registry.
 func (a *api) furnish(ctx context.Context, s *Spec) error {
-	dns := &v1.Service{
+	dns := dnsService(s)
+	_, err := a.CoreV1().Services(dns.Namespace).Create(ctx, dns, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("service kube-dns: %w", err)
+	}
+	return a.announceRegistry(ctx, s)
+}
+
+func dnsService(s *Spec) *v1.Service {
+	return &v1.Service{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "kube-dns", Namespace: metav1.NamespaceSystem,
 			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
@@ -71,11 +91,6 @@ func (a *api) furnish(ctx context.Context, s *Spec) error {
 			},
 		},
 	}
-	_, err := a.CoreV1().Services(dns.Namespace).Create(ctx, dns, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("service kube-dns: %w", err)
-	}
-	return nil
 }
 
 // notReadyError names a node that isn't Ready in time, and why.

@@ -13,13 +13,17 @@ import (
 
 // balancing is what the templates of manifests/ha are told for one master.
 func balancing(s *Spec, n Node, etc string) manifests.LoadBalancing {
-	b := manifests.LoadBalancing{Name: n.Name, Address: n.IP.String(), Interface: nodeLink,
+	return manifests.LoadBalancing{Name: n.Name, Address: n.IP.String(), Interface: nodeLink, Masters: mastersOf(s),
 		VIP: netip.PrefixFrom(s.VIP, s.NodeRange.Bits()).String(), Router: 1 + int(s.NodeRange.Addr().As4()[2])%255,
 		Port: balancePort, APIPort: apiPort, Etc: etc}
+}
+
+func mastersOf(s *Spec) []manifests.Master {
+	var list []manifests.Master
 	for _, m := range s.Masters() {
-		b.Masters = append(b.Masters, manifests.Master{Name: m.Name, Address: m.IP.String()})
+		list = append(list, manifests.Master{Name: m.Name, Address: m.IP.String()})
 	}
-	return b
+	return list
 }
 
 // writeBalancing fills in the templates of manifests/ha below a directory.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 const cgroupRoot = "/sys/fs/cgroup"
@@ -57,6 +58,54 @@ func enterCgroup(path string, pid int) error {
 		if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
 			return fmt.Errorf("cgroup %s: %w", leaf, err)
 		}
+	}
+	return nil
+}
+
+// limitCgroup gives a node no more than a part of the machine; its agent sees
+// the limits and tells the cluster. The cgroup is there already.
+func limitCgroup(path string, resources map[string]resource.Quantity) error {
+	const period = 100_000 // µs
+	for name, quantity := range resources {
+		var settings map[string]string // file: value; the machine has one of them
+		switch name {
+		case "cpu":
+			quota := strconv.FormatInt(quantity.MilliValue()*period/1000, 10)
+			settings = map[string]string{"cpu.cfs_quota_us": quota, "cpu.max": quota + " " + strconv.Itoa(period)}
+		case "memory":
+			bytes := strconv.FormatInt(quantity.Value(), 10)
+			settings = map[string]string{"memory.limit_in_bytes": bytes, "memory.max": bytes}
+		default: // the agent's business
+			continue
+		}
+		if err := writeCgroup(path, settings); err != nil {
+			return fmt.Errorf("limit %s to %s: %w", name, quantity.String(), err)
+		}
+	}
+	return nil
+}
+
+// writeCgroup writes those files of a cgroup that some hierarchy has, at least one.
+func writeCgroup(path string, settings map[string]string) error {
+	trees, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	written := false
+	for _, tree := range trees {
+		for name, value := range settings {
+			file := filepath.Join(tree, path, name)
+			if _, err := os.Stat(file); err != nil {
+				continue
+			}
+			if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
+				return err
+			}
+			written = true
+		}
+	}
+	if !written {
+		return errors.New("this machine has no cgroup controller for it")
 	}
 	return nil
 }

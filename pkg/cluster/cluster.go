@@ -328,13 +328,16 @@ func LogFile(cluster, node, component string) string {
 	return newLayout(cluster).nodeFile(node, "log", component+".log")
 }
 
+// binaries are Skiff's own that a node runs.
+var binaries = []string{"init", "apiserver", "scheduler", "controller", "agent"}
+
 // requirements says what is missing on this machine.
 func requirements(o Options) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("a local cluster needs root: it makes namespaces, links and mounts")
 	}
 	var missing []string
-	for _, name := range []string{"init", "apiserver", "scheduler", "controller", "agent"} {
+	for _, name := range binaries {
 		if _, err := os.Stat(filepath.Join(o.Bin, name)); err != nil {
 			missing = append(missing, filepath.Join(o.Bin, name))
 		}
@@ -348,6 +351,9 @@ func requirements(o Options) error {
 		if o.LoadBalancer == Nginx {
 			programs = append(programs, "/usr/lib/nginx/modules/ngx_stream_module.so")
 		}
+	}
+	if o.Registry != 0 {
+		programs = append(programs, registryProgram)
 	}
 	for _, program := range programs {
 		if !found(program) {

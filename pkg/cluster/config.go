@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -26,14 +25,6 @@ type NodeOptions struct {
 	Mounts []Mount `json:"extraMounts,omitempty"`
 }
 
-// PortMapping leads from a port of the machine to one of a node.
-type PortMapping struct {
-	Port     uint16     `json:"containerPort"`
-	HostPort uint16     `json:"hostPort"`
-	HostIP   netip.Addr `json:"listenAddress,omitzero"` // default 127.0.0.1
-	Protocol string     `json:"protocol,omitempty"`     // TCP, the default, or UDP
-}
-
 // Mount shows a path of the machine in a node.
 type Mount struct {
 	HostPath string `json:"hostPath"`
@@ -49,7 +40,10 @@ type file struct {
 	Name         string `json:"name,omitempty"`
 	Isolated     bool   `json:"isolated,omitempty"`
 	LoadBalancer string `json:"loadBalancer,omitempty"`
-	Networking   struct {
+	Registry     struct {
+		HostPort uint16 `json:"hostPort"`
+	} `json:"registry,omitempty"`
+	Networking struct {
 		PodSubnet     netip.Prefix `json:"podSubnet,omitzero"`
 		ServiceSubnet netip.Prefix `json:"serviceSubnet,omitzero"`
 	} `json:"networking,omitempty"`
@@ -87,7 +81,7 @@ func parseConfig(data []byte) (Options, error) {
 	if f.APIVersion != ConfigAPIVersion || f.Kind != ConfigKind {
 		return Options{}, fmt.Errorf("apiVersion %q and kind %q: want %s and %s", f.APIVersion, f.Kind, ConfigAPIVersion, ConfigKind)
 	}
-	o := Options{Name: f.Name, Isolated: f.Isolated, LoadBalancer: f.LoadBalancer,
+	o := Options{Name: f.Name, Isolated: f.Isolated, LoadBalancer: f.LoadBalancer, Registry: f.Registry.HostPort,
 		PodRange: f.Networking.PodSubnet, ServiceRange: f.Networking.ServiceSubnet}
 	masters := 0
 	for i, n := range f.Nodes {
@@ -133,7 +127,7 @@ func (o *NodeOptions) complete() error {
 	for i := range o.Ports {
 		p := &o.Ports[i]
 		if !p.HostIP.IsValid() {
-			p.HostIP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+			p.HostIP = loopback
 		}
 		if p.Protocol == "" {
 			p.Protocol = "TCP"
@@ -158,7 +152,7 @@ func (s *Spec) checkPorts() error {
 	users := map[string]string{}
 	for _, n := range s.Nodes {
 		for _, p := range n.Ports {
-			key := p.HostIP.String() + ":" + strconv.Itoa(int(p.HostPort)) + "/" + p.Protocol
+			key := p.String()
 			if other, taken := users[key]; taken {
 				return fmt.Errorf("extraPortMappings: %s and %s both want %s of this machine", other, n.Name, key)
 			}

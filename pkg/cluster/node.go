@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,9 @@ func prepareNode(s *Spec, l layout, n Node, a authorities) error {
 		if err := writeBalancing(filepath.Join(etc, "ha"), balancing(s, n, nodeEtc)); err != nil {
 			return fmt.Errorf("load balancing of %s: %w", n.Name, err)
 		}
+	}
+	if err := writeRegistry(s, n, etc); err != nil {
+		return fmt.Errorf("registry of %s: %w", n.Name, err)
 	}
 	for name, text := range map[string]string{
 		"containerd.toml": containerdConfig,
@@ -81,11 +85,21 @@ func startNode(s *Spec, l layout, n Node) (err error) {
 	ours, theirs := os.NewFile(uintptr(pair[0]), "init"), os.NewFile(uintptr(pair[1]), "maker")
 	defer ours.Close()
 	defer theirs.Close()
+	machine, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer machine.Close()
+	ports, err := openPorts(n)
+	if err != nil {
+		return err
+	}
+	defer closeAll(ports)
 	cmd := exec.Command(filepath.Join(s.binOf(n), "init"), "supervise", l.nodeFile(n.Name, supervise.ConfigFile))
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.ExtraFiles = append([]*os.File{theirs, machine}, ports...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
@@ -107,6 +121,9 @@ func startNode(s *Spec, l layout, n Node) (err error) {
 	if err := enterCgroup(l.cgroup(n.Name), pid); err != nil {
 		return err
 	}
+	if err := limitCgroup(l.cgroup(n.Name), n.Resources); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
+	}
 	if err := connect(s, l, n, pid); err != nil {
 		return fmt.Errorf("connect %s: %w", n.Name, err)
 	}
@@ -120,14 +137,49 @@ func startNode(s *Spec, l layout, n Node) (err error) {
 	return nil
 }
 
+// reloadNode has a running node take the configuration that has been written for it, and
+// waits until it has: until all processes that differ have been restarted. generation is
+// the configuration's, and another than that of the last one.
+func reloadNode(ctx context.Context, l layout, n Node, generation string) error {
+	refused := l.nodeFile(n.Name, supervise.RefusedFile)
+	if err := os.Remove(refused); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for turn := 0; ; turn++ {
+		pid := runningInit(l, n.Name)
+		if pid == 0 {
+			return fmt.Errorf("node %s is not running", n.Name)
+		}
+		if turn%100 == 0 { // more than once: an init that is being replaced by a newer one hears nothing
+			unix.Kill(pid, unix.SIGHUP)
+		}
+		if applied, err := os.ReadFile(l.nodeFile(n.Name, supervise.AppliedFile)); err == nil && string(applied) == generation {
+			return nil
+		}
+		if why, err := os.ReadFile(refused); err == nil {
+			return fmt.Errorf("node %s refuses its configuration: %s", n.Name, why)
+		}
+		select {
+		case <-ctx.Done():
+			return diagnose(l, n.Name, "init", fmt.Errorf("node %s has not taken its configuration yet: %w", n.Name, ctx.Err()))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // stopNode ends a node: cleanly within patience, or as if its power were cut.
 func stopNode(l layout, node string, patience time.Duration) error {
 	if pid := runningInit(l, node); pid != 0 {
-		unix.Kill(pid, unix.SIGTERM)
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err == nil {
 			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			unix.Poll(poll, int(patience.Milliseconds()))
+			// More than once: an init that is being replaced by a newer one hears nothing.
+			for left := patience; left > 0; left -= time.Second {
+				unix.Kill(pid, unix.SIGTERM)
+				if n, _ := unix.Poll(poll, int(min(left, time.Second).Milliseconds())); n > 0 {
+					break
+				}
+			}
 			unix.Close(fd)
 		}
 		if pid := runningInit(l, node); pid != 0 {

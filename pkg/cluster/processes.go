@@ -1,7 +1,9 @@
 package cluster
 
 import (
-	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"path"
@@ -45,7 +47,24 @@ func nodeConfig(s *Spec, l layout, n Node) *supervise.Config {
 	for _, m := range n.Mounts {
 		c.Mounts = append(c.Mounts, supervise.Mount{Source: m.HostPath, Target: m.Path, ReadOnly: m.ReadOnly})
 	}
+	withPorts(c, n)
+	for i := range c.Processes {
+		if p := &c.Processes[i]; strings.HasPrefix(p.Args[0], supervise.BinDir) {
+			p.Generation = n.Build // other binaries under the same names: it is restarted
+		}
+	}
+	c.Generation = generation(c)
 	return c
+}
+
+// generation tells a configuration from any other.
+func generation(c *supervise.Config) string {
+	data, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // of our own types
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
 }
 
 // processes are what runs on a node, in the order in which they are best started.
@@ -60,6 +79,9 @@ func processes(s *Spec, n Node, at site) []supervise.Process {
 	if n.Role == Master && s.VIP.IsValid() {
 		list = append(list, balancer(s, at.etc), keepalived(at.etc))
 	}
+	if home, enabled := s.registryNode(); enabled && home.Name == n.Name {
+		list = append(list, registryProcess(at))
+	}
 	return append(list, containerdProcess(at), agent(s, n, at))
 }
 
@@ -67,11 +89,12 @@ func urlOf(ip netip.Addr, port uint16) string {
 	return "https://" + netip.AddrPortFrom(ip, port).String()
 }
 
-// etcdURLs are where the members but one answer their clients.
-func etcdURLs(s *Spec, but Node) string {
+// etcdURLs are where the members but one answer their clients. All masters are named, whether or not they
+// have a member at the moment: what changes on one is no reason to restart anything on the others.
+func etcdURLs(s *Spec, but string) string {
 	var urls []string
-	for _, m := range s.voters() {
-		if m.Name != but.Name {
+	for _, m := range s.Masters() {
+		if m.Name != but {
 			urls = append(urls, urlOf(m.IP, clientPort))
 		}
 	}
@@ -93,18 +116,19 @@ func etcdMember(s *Spec, n Node, at site) supervise.Process {
 		"--initial-cluster-token=" + s.Name,
 	}
 	if n.Etcd == Joiner {
-		args = append(args, "--join="+etcdURLs(s, n))
+		args = append(args, "--join="+etcdURLs(s, n.Name))
 	} else {
 		var founders []string
 		for _, m := range s.Masters() {
-			if m.Etcd == Founder {
-				founders = append(founders, m.Name+"="+urlOf(m.IP, peerPort))
-			}
+			founders = append(founders, m.Name+"="+urlOf(m.IP, peerPort))
 		}
 		args = append(args, "--initial-cluster="+strings.Join(founders, ","))
 	}
 	return supervise.Process{Name: "etcd", Args: args}
 }
+
+// embeddedSocket is where the embedded etcd member of a lone master can be reached for its upkeep.
+const embeddedSocket = "unix:///run/skiff-etcd.sock"
 
 func apiserver(s *Spec, n Node, at site) supervise.Process {
 	args := []string{at.program("apiserver"),
@@ -122,12 +146,12 @@ func apiserver(s *Spec, n Node, at site) supervise.Process {
 	}
 	if s.VIP.IsValid() {
 		args = append(args,
-			"--etcd-servers="+cmp.Or(etcdURLs(s, Node{}), urlOf(n.IP, clientPort)),
+			"--etcd-servers="+etcdURLs(s, ""),
 			"--etcd-cafile="+at.pki("etcd/ca.crt"),
 			"--etcd-certfile="+at.pki("apiserver-etcd-client.crt"),
 			"--etcd-keyfile="+at.pki("apiserver-etcd-client.key"))
 	} else {
-		args = append(args, "--data-dir="+at.etcdData)
+		args = append(args, "--data-dir="+at.etcdData, "--listen-client-urls="+embeddedSocket)
 	}
 	return supervise.Process{Name: "apiserver", Args: args}
 }

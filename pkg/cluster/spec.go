@@ -34,6 +34,8 @@ type Spec struct {
 	VIP netip.Addr `json:"vip,omitzero"`
 	// LoadBalancer spreads what arrives at the VIP: [HAProxy] or [Nginx].
 	LoadBalancer string `json:"loadBalancer,omitempty"`
+	// Registry is the port of the machine's loopback where the cluster's image registry is found; 0: it has none.
+	Registry uint16 `json:"registry,omitempty"`
 	// Bin is the directory of the binaries that the nodes run.
 	Bin string `json:"bin"`
 }
@@ -44,8 +46,10 @@ type Node struct {
 	Role Role       `json:"role"`
 	IP   netip.Addr `json:"ip"`
 	NodeOptions
-	// Bin is the directory of this node's binaries after an upgrade; empty is the cluster's.
-	Bin string `json:"bin,omitempty"`
+	// Bin is the directory of this node's binaries after an upgrade, Build says which ones lay
+	// there; empty: the cluster's.
+	Bin   string `json:"bin,omitempty"`
+	Build string `json:"build,omitempty"`
 	// Etcd is how a master's etcd member comes to its cluster.
 	Etcd Membership `json:"etcd,omitempty"`
 }
@@ -90,6 +94,7 @@ type Options struct {
 	Nodes            []NodeGroup
 	Isolated         bool
 	LoadBalancer     string // of several masters; empty is HAProxy
+	Registry         uint16 // see [Spec]
 	// PodRange and ServiceRange may be left out: free ones are chosen.
 	PodRange, ServiceRange netip.Prefix
 	Bin                    string
@@ -108,7 +113,7 @@ func NewSpec(o Options, taken []netip.Prefix) (*Spec, error) {
 	if !nameForm.MatchString(o.Name) {
 		return nil, fmt.Errorf("cluster name %q: want at most 32 lower case letters, digits and dashes, with a letter or digit at both ends", o.Name)
 	}
-	s := &Spec{Name: o.Name, Isolated: o.Isolated, Bin: o.Bin}
+	s := &Spec{Name: o.Name, Isolated: o.Isolated, Registry: o.Registry, Bin: o.Bin}
 	if err := s.chooseRanges(o, taken); err != nil {
 		return nil, err
 	}
@@ -151,7 +156,7 @@ func (s *Spec) shapedLike(o Options) (bool, error) {
 	shape := func(s Spec) any {
 		s.Nodes = slices.Clone(s.Nodes)
 		for i := range s.Nodes {
-			s.Nodes[i].IP, s.Nodes[i].Bin, s.Nodes[i].Etcd = netip.Addr{}, "", ""
+			s.Nodes[i].IP, s.Nodes[i].Bin, s.Nodes[i].Build, s.Nodes[i].Etcd = netip.Addr{}, "", "", ""
 		}
 		s.NodeRange, s.VIP, s.Bin = netip.Prefix{}, netip.Addr{}, ""
 		if !o.PodRange.IsValid() {
@@ -219,6 +224,10 @@ func (s *Spec) addNodes(groups []NodeGroup) error {
 	}
 	if count[Master] < 1 || count[Master] > 7 {
 		return fmt.Errorf("%d masters: want one to seven; three or five are for high availability", count[Master])
+	}
+	if s.Registry != 0 {
+		n := &s.Nodes[0]
+		n.Ports = append(slices.Clone(n.Ports), PortMapping{Port: registryPort, HostPort: s.Registry, HostIP: loopback, Protocol: "TCP"})
 	}
 	return s.checkPorts()
 }

@@ -40,6 +40,9 @@ type Config struct {
 	// Existing says that the cluster runs already and this member was added to it: [Join]
 	// sets it.
 	Existing bool
+	// Join names a running cluster by its clients' URLs: a fresh DataDir joins it (see [Join]).
+	// With a member in DataDir it does nothing, so that it may stay for ever.
+	Join DialConfig
 	// Token keeps clusters apart that share a network. Empty: "skiff".
 	Token string
 
@@ -52,6 +55,8 @@ type Config struct {
 	Log *slog.Logger
 	// NoSync gives up durability for speed: for tests and benchmarks alone.
 	NoSync bool
+
+	forceNew bool // take the others out of the cluster: for Recover
 }
 
 // Endpoint is one side of a member: where it listens, what it tells others, and
@@ -78,6 +83,12 @@ type Member struct {
 // known, and it has a vote); a cancelled ctx gives up and stops it. The caller owes [Member.Run] or [Member.Close].
 func Start(ctx context.Context, config Config) (*Member, error) {
 	config = config.withDefaults()
+	if len(config.Join.Endpoints) > 0 && !hasMember(config.DataDir) {
+		var err error
+		if config, err = config.join(ctx); err != nil {
+			return nil, err
+		}
+	}
 	m := &Member{}
 	ec, err := config.embed(&m.closing)
 	if err != nil {
@@ -98,7 +109,7 @@ func Start(ctx context.Context, config Config) (*Member, error) {
 		return nil, fmt.Errorf("starting etcd member %s: %w", config.Name, err)
 	case <-server.Server.StopNotify():
 		server.Close()
-		return nil, fmt.Errorf("etcd member %s stopped while starting", config.Name)
+		return nil, fmt.Errorf("etcd member %s stopped while starting: %w", config.Name, errStopped)
 	case <-ctx.Done():
 		server.Close()
 		return nil, fmt.Errorf("waiting for etcd member %s to find its cluster: %w", config.Name, ctx.Err())
@@ -127,6 +138,8 @@ func (m *Member) promote(ctx context.Context) error {
 	return nil
 }
 
+var errStopped = errors.New("was it removed from its cluster? Then it can join anew only after its data directory is emptied")
+
 // Run waits for ctx to end, or the member to fail, and stops it. It returns nil when ctx ended.
 func (m *Member) Run(ctx context.Context) error {
 	defer m.Close()
@@ -134,7 +147,7 @@ func (m *Member) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-m.server.Server.StopNotify():
-		return errors.New("the etcd member stopped (was it removed from its cluster?)")
+		return fmt.Errorf("etcd member: %w", errStopped)
 	case err := <-m.server.Err():
 		return fmt.Errorf("etcd member: %w", err)
 	}
@@ -223,6 +236,7 @@ func (c Config) embed(quiet *atomic.Bool) (*embed.Config, error) {
 		ec.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "localhost:2380"}}
 	}
 	ec.InitialCluster = c.initialCluster(ec.AdvertisePeerUrls)
+	ec.ForceNewCluster = c.forceNew
 	if c.Existing {
 		ec.ClusterState = embed.ClusterStateFlagExisting
 	}

@@ -147,6 +147,40 @@ func v2Files(l Limits) []setting {
 	return out
 }
 
+// NodeLimits are the CPU and memory limits of the cgroup below which pods get
+// theirs: a node that was given a part of its machine has no more than that.
+func (r *Runtime) NodeLimits() Limits {
+	parent := filepath.Join("/", r.config.CgroupParent)
+	read := func(controller, file string) string {
+		dir := filepath.Join(cgroupRoot, controller, parent)
+		if r.host.CgroupV2 {
+			dir = filepath.Join(cgroupRoot, parent)
+		}
+		b, _ := os.ReadFile(filepath.Join(dir, file)) // the root has none
+		return strings.TrimSpace(string(b))
+	}
+	if r.host.CgroupV2 {
+		return parseLimits(read("", "cpu.max"), read("", "memory.max"))
+	}
+	return parseLimits(read("cpu", "cpu.cfs_quota_us")+" "+read("cpu", "cpu.cfs_period_us"), read("memory", "memory.limit_in_bytes"))
+}
+
+// parseLimits reads "quota period" and bytes. What is no number ("max") or not positive is no
+// limit, and neither is version 1's largest number of pages.
+func parseLimits(cpu, memory string) Limits {
+	var l Limits
+	quota, period, _ := strings.Cut(cpu, " ")
+	if q, err := strconv.ParseInt(quota, 10, 64); err == nil && q > 0 {
+		if p, err := strconv.ParseUint(period, 10, 64); err == nil && p > 0 {
+			l.CPUQuota, l.CPUPeriod = q, p
+		}
+	}
+	if m, err := strconv.ParseInt(memory, 10, 64); err == nil && m > 0 && m < 1<<62 {
+		l.Memory = m
+	}
+	return l
+}
+
 // SharesToWeight maps [2, 262144] to [1, 10000], as the kubelet does (KEP-2254).
 func SharesToWeight(shares uint64) uint64 {
 	if shares < 2 {

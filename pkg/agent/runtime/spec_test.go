@@ -202,3 +202,19 @@ func TestStopSignal(t *testing.T) {
 		}
 	}
 }
+
+func TestParseLimits(t *testing.T) {
+	for _, c := range []struct {
+		cpu, memory string
+		want        Limits
+	}{
+		{"max 100000", "max", Limits{}},
+		{"-1 100000", "9223372036854771712", Limits{}},
+		{" ", "", Limits{}},
+		{"150000 100000", "1073741824", Limits{CPUQuota: 150000, CPUPeriod: 100000, Memory: 1 << 30}},
+	} {
+		if got := parseLimits(c.cpu, c.memory); got != c.want {
+			t.Errorf("parseLimits(%q, %q) = %+v, want %+v", c.cpu, c.memory, got, c.want)
+		}
+	}
+}

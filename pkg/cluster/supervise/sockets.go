@@ -9,8 +9,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// openSockets returns the sockets of a configuration: those that there are, as far as
+// they are what it says, and new ones.
+func (s *supervisor) openSockets(c *Config) (map[string]*os.File, error) {
+	sockets := map[string]*os.File{}
+	for _, socket := range c.Sockets {
+		file, err := s.sockets[socket.Name], error(nil)
+		if file == nil || s.config.socket(socket.Name) != socket {
+			file, err = socket.open()
+		}
+		if err != nil {
+			s.closeUnused(sockets)
+			return nil, err
+		}
+		sockets[socket.Name] = file
+	}
+	return sockets, nil
+}
+
+// closeUnused closes sockets that are not the supervisor's (yet).
+func (s *supervisor) closeUnused(sockets map[string]*os.File) {
+	for name, file := range sockets {
+		if s.sockets[name] != file {
+			file.Close()
+		}
+	}
+}
+
 // open makes a socket that is bound and, for TCP, listens.
 func (s Socket) open() (*os.File, error) {
+	if s.Inherited {
+		return nil, fmt.Errorf("socket %s is opened by whoever starts the node: stop the node and start it again", s.Name)
+	}
 	address, err := netip.ParseAddrPort(s.Address)
 	if err != nil || !address.Addr().Is4() {
 		return nil, fmt.Errorf("socket %s: %q is not an IPv4 address and port", s.Name, s.Address)

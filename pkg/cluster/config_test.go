@@ -1,0 +1,180 @@
+package cluster
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const fullConfig = `
+apiVersion: skiff/v1
+kind: Cluster
+name: lab
+isolated: true
+loadBalancer: nginx
+networking:
+  podSubnet: 10.50.0.0/16
+  serviceSubnet: 10.60.0.0/16
+nodes:
+- role: worker
+  count: 2
+  labels: {disk: ssd, topology.kubernetes.io/zone: a}
+  taints: ["dedicated=x:NoSchedule"]
+  resources: {cpu: 1500m, memory: 1Gi, pods: 20}
+  extraMounts: [{hostPath: /etc, containerPath: /run/etc, readOnly: true}]
+- role: master
+  count: 3
+- role: worker
+  extraPortMappings:
+  - {containerPort: 30080, hostPort: 8080}
+  - {containerPort: 30081, hostPort: 8081, listenAddress: 127.0.0.2, protocol: UDP}
+`
+
+func TestConfig(t *testing.T) {
+	o, err := parseConfig([]byte(fullConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Bin = "/bin"
+	s, err := NewSpec(o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, n := range s.Nodes {
+		names = append(names, n.Name)
+	}
+	if want := []string{"lab-master-1", "lab-master-2", "lab-master-3", "lab-worker-1", "lab-worker-2", "lab-worker-3"}; !slices.Equal(names, want) {
+		t.Errorf("nodes are %v, want %v", names, want)
+	}
+	if s.PodRange.String() != "10.50.0.0/16" || s.ServiceRange.String() != "10.60.0.0/16" || s.LoadBalancer != Nginx || !s.Isolated {
+		t.Errorf("cluster is %+v", s)
+	}
+	if got := s.Server(); got != "https://10.89.0.2:8443" {
+		t.Errorf("the API is at %s", got)
+	}
+	ports, _ := json.Marshal(s.Nodes[5].Ports)
+	if want := `[{"containerPort":30080,"hostPort":8080,"listenAddress":"127.0.0.1","protocol":"TCP"},{"containerPort":30081,"hostPort":8081,"listenAddress":"127.0.0.2","protocol":"UDP"}]`; string(ports) != want {
+		t.Errorf("ports are %s", ports)
+	}
+
+	var agentArgs []string
+	for _, p := range processes(s, s.Nodes[3], site{bin: "/bin", etc: "/etc/skiff"}) {
+		if p.Name == "agent" {
+			agentArgs = p.Args
+		}
+	}
+	for _, want := range []string{"--node-labels=disk=ssd", "--register-with-taints=dedicated=x:NoSchedule", "--max-pods=20"} {
+		if !slices.Contains(agentArgs, want) {
+			t.Errorf("the agent is called without %s: %v", want, agentArgs)
+		}
+	}
+
+	// The same description is the same cluster, wherever it was put.
+	same := func(change func(*Options)) bool {
+		again, err := parseConfig([]byte(fullConfig))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&again)
+		same, err := s.shapedLike(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return same
+	}
+	s.NodeRange, s.Nodes[0].Etcd, s.Nodes[1].Bin = prefixes("10.89.7.0/24")[0], Joiner, "/new"
+	if !same(func(*Options) {}) {
+		t.Error("a cluster isn't shaped like its own description")
+	}
+	for what, change := range map[string]func(*Options){
+		"one more worker":      func(o *Options) { o.Workers = 1 },
+		"another balancer":     func(o *Options) { o.LoadBalancer = HAProxy },
+		"another pod range":    func(o *Options) { o.PodRange = prefixes("10.51.0.0/16")[0] },
+		"another label":        func(o *Options) { o.Nodes[0].Labels = nil },
+		"a way to the outside": func(o *Options) { o.Isolated = false },
+	} {
+		if same(change) {
+			t.Errorf("%s makes no difference", what)
+		}
+	}
+}
+
+func TestConfigRefuses(t *testing.T) {
+	const head = "apiVersion: skiff/v1\nkind: Cluster\n"
+	for text, want := range map[string]string{
+		"kind: Cluster":                                                      `apiVersion "" and kind "Cluster"`,
+		head + "nodez: []":                                                   `unknown field "nodez"`,
+		head + "nodes: [{role: control-plane}]":                              `nodes[0].role "control-plane" is neither master nor worker`,
+		head + "nodes: [{role: worker, taints: [x]}]":                        `nodes[0].taints[0]: "x" is not key=value:effect`,
+		head + "nodes: [{role: worker, labels: {'a b': c}}]":                 "nodes[0].labels[a b]",
+		head + "nodes: [{role: worker, resources: {gpu: 1}}]":                "nodes[0].resources[gpu]: 1: only cpu, memory and pods",
+		head + "nodes: [{role: worker, extraPortMappings: [{hostPort: 1}]}]": "nodes[0].extraPortMappings[0]",
+		head + "nodes: [{role: worker, extraPortMappings: [{hostPort: 1, containerPort: 2, protocol: SCTP}]}]": "TCP or UDP",
+		head + "nodes: [{role: worker, extraMounts: [{hostPath: /nowhere, containerPath: /run/x}]}]":           "nodes[0].extraMounts[0].hostPath: stat /nowhere",
+	} {
+		if _, err := parseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n  gives %v, want %s", text, err, want)
+		}
+	}
+	for name, change := range map[string]func(*Options){
+		"8080/TCP of this machine": func(o *Options) { o.Nodes[2].Count = 2 },
+		"8 masters":                func(o *Options) { o.Masters = 5 },
+		"load balancer \"x\"":      func(o *Options) { o.LoadBalancer = "x" },
+		"pod range 10.50.0.0/30":   func(o *Options) { o.PodRange = prefixes("10.50.0.0/30")[0] },
+		"overlaps":                 func(o *Options) { o.ServiceRange = prefixes("10.50.0.0/24")[0] },
+		"-1 workers":               func(o *Options) { o.Workers = -1 },
+	} {
+		o, err := parseConfig([]byte(fullConfig))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&o)
+		if _, err := NewSpec(o, nil); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("want an error with %q, got %v", name, err)
+		}
+	}
+	if _, err := ReadConfig(filepath.Join(t.TempDir(), "none")); !os.IsNotExist(err) {
+		t.Errorf("a missing file: %v", err)
+	}
+}
+
+// What masters run depends on how many there are and on what became of them.
+func TestProcesses(t *testing.T) {
+	names := func(masters int, change func(*Spec)) string {
+		s, err := NewSpec(Options{Name: "a", Masters: masters}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(s)
+		var names []string
+		for _, p := range processes(s, s.Nodes[0], site{}) {
+			name := p.Name
+			for _, arg := range p.Args {
+				if p.Name == "etcd" && (strings.HasPrefix(arg, "--join") || strings.HasPrefix(arg, "--initial-cluster=")) {
+					name += "(" + arg + ")"
+				}
+			}
+			names = append(names, name)
+		}
+		return strings.Join(names, " ")
+	}
+	rest := " apiserver scheduler controller haproxy keepalived containerd agent"
+	for _, c := range []struct {
+		masters int
+		change  func(*Spec)
+		want    string
+	}{
+		{1, func(*Spec) {}, "apiserver scheduler controller containerd agent"},
+		{2, func(*Spec) {}, "etcd(--initial-cluster=a-master-1=https://10.89.0.10:2380,a-master-2=https://10.89.0.11:2380)" + rest},
+		{3, func(s *Spec) { s.Nodes[0].Etcd = Joiner }, "etcd(--join=https://10.89.0.11:2379,https://10.89.0.12:2379)" + rest},
+		{3, func(s *Spec) { s.Nodes[0].Etcd = Outside }, "haproxy keepalived containerd agent"},
+	} {
+		if got := names(c.masters, c.change); got != c.want {
+			t.Errorf("%d masters:\n got %s\nwant %s", c.masters, got, c.want)
+		}
+	}
+}
