@@ -2,17 +2,10 @@ package fault
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"fmt"
-	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"skiff/pkg/cluster"
-	"skiff/pkg/etcd"
 	"skiff/test/fault/inject"
 	"skiff/test/fault/record"
 )
@@ -35,39 +28,10 @@ func (s *scenario) etcdLeader() string {
 	s.Helper()
 	var node string
 	s.eventually("etcd has a leader", func() (err error) {
-		node, err = etcdLeader(s.Context())
+		node, err = inject.EtcdLeader(s.Context(), spec)
 		return err
 	})
 	return node
-}
-
-func etcdLeader(ctx context.Context) (string, error) {
-	pki := filepath.Join(filepath.Dir(cluster.AdminKubeconfig(name)), "pki")
-	pair, err := tls.LoadX509KeyPair(filepath.Join(pki, "apiserver-etcd-client.crt"), filepath.Join(pki, "apiserver-etcd-client.key"))
-	if err != nil {
-		return "", err
-	}
-	ca, err := os.ReadFile(filepath.Join(pki, "etcd/ca.crt"))
-	if err != nil {
-		return "", err
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	for _, m := range spec.Masters() {
-		url := "https://" + netip.AddrPortFrom(m.IP, 2379).String()
-		c, err := etcd.Dial(etcd.DialConfig{Endpoints: []string{url}, TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}})
-		if err != nil {
-			return "", err
-		}
-		status, err := c.Status(ctx, url)
-		c.Close()
-		if err == nil && status.Leader == status.Header.MemberId {
-			return m.Name, nil
-		}
-	}
-	return "", fmt.Errorf("none leads")
 }
 
 // A member whose disk is full stops; the others go on. With room again it comes back.

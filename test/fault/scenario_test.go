@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -187,13 +188,15 @@ func (s *scenario) settled(since time.Time, what string) {
 
 // gaps keeps looking at the clients for a while after a fault, because some faults
 // show late, waits until they are served, and logs how long they were not.
-func (s *scenario) gaps(since time.Time, d time.Duration, what string) record.Gaps {
+func (s *scenario) gaps(since time.Time, d time.Duration, what string) {
 	s.Helper()
 	s.rest(time.Until(since.Add(d)))
 	s.settled(time.Now(), what)
-	g := record.MeasureGaps(s.recorder.Operations(), s.recorder.Offset(since), s.recorder.Offset(time.Now()))
-	s.Logf("%s: %v", what, g)
-	return g
+	operations, from, to := s.recorder.Operations(), s.recorder.Offset(since), s.recorder.Offset(time.Now())
+	s.Logf("%s: %v", what, record.MeasureGaps(operations, from, to))
+	for _, complaint := range record.Complaints(operations, from, to) {
+		s.Logf("  %s", complaint)
+	}
 }
 
 // rest lets a fault last.
@@ -234,12 +237,8 @@ func (s *scenario) healthy() {
 		switch {
 		case err != nil:
 			return err
-		case !status.Healthy():
-			var nodes []string
-			for _, n := range status.Nodes {
-				nodes = append(nodes, fmt.Sprintf("%s: %s, down: %v", n.Name, n.State, n.Down))
-			}
-			return fmt.Errorf("API %q, nodes %q", status.API, nodes)
+		case len(status.Causes()) > 0:
+			return errors.New(strings.Join(status.Causes(), "; "))
 		}
 		return nil
 	})
@@ -304,13 +303,10 @@ func (s *scenario) holder() string {
 	s.Helper()
 	var node string
 	s.eventually("a master has the VIP", func() error {
-		for _, m := range spec.Masters() {
-			if inject.HasAddress(name, m.Name, spec.VIP) {
-				node = m.Name
-				return nil
-			}
+		if node = inject.Holder(spec); node == "" {
+			return errors.New("none has it")
 		}
-		return errors.New("none has it")
+		return nil
 	})
 	return node
 }

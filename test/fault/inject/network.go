@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"os/exec"
 	"runtime"
 	"strconv"
@@ -85,10 +84,15 @@ func inside(name, node, stdin, namespace string, command ...string) (string, err
 	return out.String(), nil
 }
 
-// HasAddress says whether a node has an address at the moment: the virtual one, say.
-func HasAddress(name, node string, address netip.Addr) bool {
-	out, err := inside(name, node, "", "--net", "ip", "-oneline", "-4", "address", "show", "dev", "eth0")
-	return err == nil && strings.Contains(out, " "+address.String()+"/")
+// Holder is the master that has the virtual address at the moment, "" if none has.
+func Holder(spec *cluster.Spec) string {
+	for _, m := range spec.Masters() {
+		out, err := inside(spec.Name, m.Name, "", "--net", "ip", "-oneline", "-4", "address", "show", "dev", "eth0")
+		if err == nil && strings.Contains(out, " "+spec.VIP.String()+"/") {
+			return m.Name
+		}
+	}
+	return ""
 }
 
 // DialFrom makes connections that begin on a node, whatever is between it and

@@ -3,7 +3,10 @@ package record
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -63,3 +66,28 @@ func MeasureGaps(operations []Operation, from, to time.Duration) Gaps {
 	g.All = max(g.All, to-all)
 	return g
 }
+
+// Complaints are the errors of requests that ended between two moments, each with how
+// often it came and the longest that a request waited for it.
+func Complaints(operations []Operation, from, to time.Duration) []string {
+	type complaint struct {
+		times   int
+		longest time.Duration
+	}
+	found := map[string]complaint{}
+	for _, o := range operations {
+		if o.Outcome == Unknown && o.Return >= from && o.Return <= to {
+			what := string(o.Kind) + ": " + withoutPorts.ReplaceAllString(o.Err[max(0, strings.LastIndex(o.Err, `": `)):], "")
+			c := found[what]
+			found[what] = complaint{c.times + 1, max(c.longest, o.Return-o.Call)}
+		}
+	}
+	var list []string
+	for _, what := range slices.Sorted(maps.Keys(found)) {
+		list = append(list, fmt.Sprintf("%d times after at most %v: %s", found[what].times, found[what].longest.Round(time.Millisecond), what))
+	}
+	return list
+}
+
+// withoutPorts matches what makes errors of one kind differ.
+var withoutPorts = regexp.MustCompile(`[0-9.]+:[0-9]+->`)

@@ -2,8 +2,10 @@ package record
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strconv"
 	"sync"
 	"time"
@@ -22,6 +24,7 @@ import (
 func Foreign(config *rest.Config) *rest.Config {
 	c := rest.CopyConfig(config)
 	c.QPS = -1
+	c.WarningHandlerWithContext = rest.NoWarnings{} // Endpoints are deprecated, we know
 	if c.Dial != nil {
 		return c // it has a way of its own
 	}
@@ -32,7 +35,7 @@ func Foreign(config *rest.Config) *rest.Config {
 
 // The recorder's pace: each client pauses between two requests, and gives a request so long.
 const (
-	pause    = 20 * time.Millisecond
+	pause    = 40 * time.Millisecond
 	patience = time.Second
 	field    = "value" // of a ConfigMap's data
 	contests = 2       // keys that two clients write
@@ -93,6 +96,7 @@ type client struct {
 func (r *Recorder) client(config *rest.Config, run func(*client)) error {
 	foreign := Foreign(config)
 	foreign.Timeout = patience
+	foreign.Wrap(impatient)
 	set, err := kubernetes.NewForConfig(foreign)
 	if err != nil {
 		return err
@@ -104,6 +108,22 @@ func (r *Recorder) client(config *rest.Config, run func(*client)) error {
 	r.group.Go(func() { run(c) })
 	return nil
 }
+
+// impatient hides from client-go that a connection broke: it would wait a second
+// then before it reads again, and what is measured is the server.
+func impatient(next http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		response, err := next.RoundTrip(r)
+		if err != nil {
+			err = errors.New(err.Error())
+		}
+		return response, err
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // rest waits until it is time for the next request; false means that it is over.
 func (c *client) rest() bool {
