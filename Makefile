@@ -10,13 +10,14 @@ VERSION := v1.36.0+skiff
 VERSION_PACKAGE := k8s.io/component-base/version
 LDFLAGS := -s -w -X $(VERSION_PACKAGE).gitVersion=$(VERSION) -X $(VERSION_PACKAGE).gitMajor=1 -X $(VERSION_PACKAGE).gitMinor=36
 
-.PHONY: help deps build images up down test unit node lint bench clean
+.PHONY: help deps build images up down test unit node fault soak lint bench clean
 
 help:
 	@echo "make up      deps, build, a one-node cluster, and manifests/hello.yaml served by it"
 	@echo "make down    delete that cluster"
 	@echo "make test    all that CI runs: lint, and the tests of every tier"
-	@echo "make unit | node | lint | bench    one part of it"
+	@echo "make unit | node | fault | lint | bench    one part of it"
+	@echo "make soak    the faults in random order, for SOAK=1h"
 	@echo "make deps    install the missing programs (Debian)"
 	@echo "make build   build the binaries into bin/"
 
@@ -46,15 +47,23 @@ up: deps build images
 down:
 	@bin/ctl cluster delete skiff
 
-test: deps lint unit node
+test: deps lint unit node fault
 
 # Pure logic, and one real apiserver and etcd.
 unit:
-	$(GO) test ./pkg/... ./cmd/... ./test/house/...
+	$(GO) test ./pkg/... ./cmd/... ./test/house/... ./test/fault/record/...
 
 # Whole clusters with real containers.
 node: build images
 	$(GO) test -count=1 -timeout 30m ./test/node/...
+
+# A highly available cluster, and all that may happen to it.
+fault: build images
+	$(GO) test -count=1 -timeout 30m -v ./test/fault
+
+soak: SOAK ?= 1h
+soak: build images
+	SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run TestSoak ./test/fault
 
 lint:
 	@test -z "$$(gofmt -l cmd pkg hack test)" || { gofmt -l cmd pkg hack test; echo "gofmt these files"; exit 1; }

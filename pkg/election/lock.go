@@ -40,10 +40,11 @@ type lock struct {
 	endpointsNow *corev1.Endpoints
 	leaseNow     *coordinationv1.Lease
 
-	seen     string    // who has the Endpoints, and the whole record of the Lease
-	seenAt   time.Time // when that changed last
-	reported string    // the holder that Get last told
-	leading  bool      // once both were ours
+	seen     string      // who has the Endpoints, and the whole record of the Lease
+	seenAt   time.Time   // when that changed last
+	reported string      // the holder that Get last told
+	leading  bool        // once both were ours
+	acquired metav1.Time // when we took it, or last tried to
 }
 
 var _ resourcelock.Interface = (*lock)(nil)
@@ -237,6 +238,11 @@ func (l *lock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) 
 		return errors.New("not ours to release")
 	}
 	start := time.Now()
+	if !l.leading { // the elector looked at its clock before it waited for its turn
+		l.acquired = metav1.NewTime(start)
+		r.RenewTime = l.acquired
+	}
+	r.AcquireTime = l.acquired
 	ctx, cancel := context.WithTimeout(ctx, l.callTimeout)
 	defer cancel()
 	if l.endpoints != nil {

@@ -1,0 +1,120 @@
+package fault
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"skiff/pkg/cluster"
+	"skiff/test/fault/inject"
+	"skiff/test/fault/record"
+)
+
+// Promised: writes go on within three seconds. The leading member is the one that hurts.
+func killedMember(s *scenario) {
+	for range 2 {
+		node := s.etcdLeader()
+		at := s.kill(node, "etcd")
+		s.gaps(at, 3*time.Second, "leading etcd member on "+node+" killed")
+		s.healthy()
+	}
+	node := s.other(s.etcdLeader())
+	at := s.kill(node, "etcd")
+	s.gaps(at, 3*time.Second, "following etcd member on "+node+" killed")
+}
+
+// etcdLeader is the master with the member that leads.
+func (s *scenario) etcdLeader() string {
+	s.Helper()
+	var node string
+	s.eventually("etcd has a leader", func() (err error) {
+		node, err = inject.EtcdLeader(s.Context(), spec)
+		return err
+	})
+	return node
+}
+
+// A member whose disk is full stops; the others go on. With room again it comes back.
+func fullDisk(s *scenario) {
+	ctx, cancel := context.WithTimeout(s.Context(), comeBack)
+	defer cancel()
+	member := s.process(s.etcdLeader(), "etcd")
+	disk, err := inject.SmallDisk(ctx, member, 400)
+	s.must(err)
+	s.healthy()
+	at := time.Now()
+	s.must(disk.Fill())
+	s.gaps(at, 5*time.Second, "disk of "+member.String()+" full")
+	s.must(disk.Free())
+	s.healthy()
+	s.must(disk.Restore(ctx))
+}
+
+// A member that has lost its disk is replaced by a new one.
+func wipedMember(s *scenario) {
+	if out, _ := ctl("cluster", "--help"); !strings.Contains(out, "\n  replace ") {
+		s.Skip("there is no `ctl cluster replace` yet")
+	}
+	member := s.process(s.other(s.etcdLeader()), "etcd")
+	at := time.Now()
+	s.must(inject.Wipe(member))
+	s.gaps(at, 3*time.Second, "disk of "+member.String()+" wiped")
+	if out, err := ctl("cluster", "replace", name, member.Node); err != nil {
+		s.Fatalf("ctl cluster replace: %v\n%s", err, out)
+	}
+}
+
+// Without a majority nothing may be acknowledged. Promised: ten seconds after the
+// masters are back it works again.
+func lostQuorum(s *scenario) {
+	dead := spec.Masters()[:2]
+	for _, m := range dead {
+		s.must(inject.PowerCut(name, m.Name))
+	}
+	from := s.recorder.Offset(time.Now())
+	s.rest(4 * time.Second)
+	to := s.recorder.Offset(time.Now())
+	for _, o := range s.recorder.Operations() {
+		if o.Call > from && o.Return < to && o.Kind == record.Swap && o.Outcome == record.Done {
+			s.Errorf("acknowledged by a minority: %v", o)
+		}
+	}
+	at := time.Now()
+	for _, m := range dead {
+		s.startNode(m.Name)
+	}
+	s.gaps(at, 0, "two masters are back")
+}
+
+// Nothing of what a power cut interrupts may have been acknowledged in vain.
+func powerCut(s *scenario) {
+	s.restarted = true
+	cut := make(chan error, len(spec.Nodes))
+	for _, n := range spec.Nodes {
+		go func() { cut <- inject.PowerCut(name, n.Name) }()
+	}
+	for range spec.Nodes {
+		s.must(<-cut)
+	}
+	at := time.Now()
+	s.must(cluster.Start(s.Context(), name, "", 0, nil))
+	s.gaps(at, 0, "power is back")
+	s.healthy()
+	s.containers()
+	s.Logf("all nodes ready and all pods running %v after the power came back", time.Since(at).Round(time.Millisecond))
+}
+
+// Everything that runs on the nodes, but for the pods, is killed at once.
+func everythingKilled(s *scenario) {
+	at := time.Now()
+	for _, n := range spec.Nodes {
+		processes, err := inject.Processes(name, n.Name)
+		s.must(err)
+		for _, p := range processes {
+			s.must(p.Kill())
+		}
+	}
+	s.gaps(at, time.Second, "every process killed")
+	s.healthy()
+	s.Logf("healthy %v after every process was killed", time.Since(at).Round(time.Millisecond))
+}
