@@ -85,9 +85,9 @@ func TestPortsAndReload(t *testing.T) {
 	free.Close()
 	n := &s.Nodes[0]
 	n.Ports = []PortMapping{{HostIP: host.Addr(), HostPort: host.Port(), Port: 7777, Protocol: "TCP"},
-		{HostPort: host.Port(), Port: 7778, Protocol: "UDP"}}
+		{HostIP: netip.IPv4Unspecified(), HostPort: host.Port(), Port: 7778, Protocol: "UDP"}}
 	l := newLayout(name)
-	authority, err := writeAuthorities(s, l)
+	authority, err := writeAuthorities(s, l.root)
 	if err != nil {
 		t.Fatal(err)
 	}
