@@ -109,18 +109,21 @@ func leave(ctx context.Context, s *Spec, l layout, n *Node) error {
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	members, err := etcd.Members(ctx, client)
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
-		if m.Name == n.Name {
-			if err := etcd.Leave(ctx, client, m.ID); err != nil {
-				return err
+	// etcd calls members well only when they have been in touch for five seconds.
+	err = wait(ctx, 15*time.Second, func(ctx context.Context) error {
+		members, err := etcd.Members(ctx, client)
+		if err != nil {
+			return err
+		}
+		for _, m := range members {
+			if m.Name == n.Name {
+				return etcd.Leave(ctx, client, m.ID)
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	n.Etcd = Outside
 	return s.apply(ctx, l, *n)

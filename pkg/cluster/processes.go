@@ -101,6 +101,15 @@ func etcdURLs(s *Spec, but string) string {
 	return strings.Join(urls, ",")
 }
 
+// etcdClientFlags say how a master shows itself to etcd.
+func etcdClientFlags(at site) []string {
+	return []string{
+		"--etcd-cafile=" + at.pki("etcd/ca.crt"),
+		"--etcd-certfile=" + at.pki("apiserver-etcd-client.crt"),
+		"--etcd-keyfile=" + at.pki("apiserver-etcd-client.key"),
+	}
+}
+
 func etcdMember(s *Spec, n Node, at site) supervise.Process {
 	args := []string{at.program("apiserver"), "etcd",
 		"--etcd-name=" + n.Name,
@@ -116,7 +125,7 @@ func etcdMember(s *Spec, n Node, at site) supervise.Process {
 		"--initial-cluster-token=" + s.Name,
 	}
 	if n.Etcd == Joiner {
-		args = append(args, "--join="+etcdURLs(s, n.Name))
+		args = append(append(args, "--join="+etcdURLs(s, n.Name)), etcdClientFlags(at)...)
 	} else {
 		var founders []string
 		for _, m := range s.Masters() {
@@ -145,11 +154,7 @@ func apiserver(s *Spec, n Node, at site) supervise.Process {
 		"--kubelet-certificate-authority=" + at.pki("ca.crt"),
 	}
 	if s.VIP.IsValid() {
-		args = append(args,
-			"--etcd-servers="+etcdURLs(s, ""),
-			"--etcd-cafile="+at.pki("etcd/ca.crt"),
-			"--etcd-certfile="+at.pki("apiserver-etcd-client.crt"),
-			"--etcd-keyfile="+at.pki("apiserver-etcd-client.key"))
+		args = append(append(args, "--etcd-servers="+etcdURLs(s, "")), etcdClientFlags(at)...)
 	} else {
 		args = append(args, "--data-dir="+at.etcdData, "--listen-client-urls="+embeddedSocket)
 	}
