@@ -16,13 +16,14 @@ import (
 // site says where a node's processes find what they need, and how they are called.
 type site struct {
 	bin, etc string
+	init     string // the helper: on a real machine not in the path, where the machine's own is
 	etcdData string
 	cgroup   string // below which the node's pods get theirs
 }
 
 // localSite is a local node, as its processes see it.
 func localSite(l layout, n Node) site {
-	return site{bin: supervise.BinDir, etc: nodeEtc, etcdData: "/var/lib/etcd", cgroup: l.cgroup(n.Name)}
+	return site{bin: supervise.BinDir, init: supervise.BinDir + "/init", etc: nodeEtc, etcdData: "/var/lib/etcd", cgroup: l.cgroup(n.Name)}
 }
 
 func (at site) pki(name string) string  { return path.Join(at.etc, "pki", name) }
@@ -209,7 +210,7 @@ func agent(s *Spec, n Node, at site) supervise.Process {
 		"--run-dir=/run/skiff-agent",
 		"--registry-hosts-dir=" + at.conf("certs.d"),
 		"--container-runtime-endpoint=/run/containerd/containerd.sock",
-		"--init-path=" + at.program("init"),
+		"--init-path=" + at.init,
 		"--client-ca-file=" + at.pki("ca.crt"),
 		"--tls-cert-file=" + at.pki("agent.crt"),
 		"--tls-private-key-file=" + at.pki("agent.key"),
