@@ -245,10 +245,7 @@ func (o *options) openEtcd(ctx context.Context, group *component.Group) (*client
 		}
 	}
 	if o.etcdCert != "" {
-		config.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(o.etcdCert, o.etcdKey)
-			return &pair, err
-		}
+		config.TLS.GetClientCertificate = component.ReloadingClientCertificate(o.etcdCert, o.etcdKey)
 	}
 	return etcd.Dial(config)
 }

@@ -35,6 +35,9 @@ const (
 // Clocks of cluster members may differ: certificates are valid from a little before they are made.
 const backdate = 5 * time.Minute
 
+// tolerance is backdate, or less for a short life.
+func tolerance(life time.Duration) time.Duration { return min(backdate, life/10) }
+
 // A Pair is a certificate and its private key, PEM-encoded.
 type Pair struct {
 	Cert, Key []byte
@@ -163,7 +166,7 @@ func (a *Authority) Issue(r Request) (Pair, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: r.CommonName, Organization: r.Organizations},
-		NotBefore: now.Add(-backdate),
+		NotBefore: now.Add(-tolerance(r.Validity)),
 		NotAfter:  now.Add(r.Validity),
 		KeyUsage:  x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 	}

@@ -62,7 +62,9 @@ func (r *Reconciler) perRequest(c reconciler.Config, name string, turn func(cont
 
 // once is a turn that doesn't ask for another.
 func once(turn func(context.Context, *certs.CertificateSigningRequest) error) func(context.Context, *certs.CertificateSigningRequest) (time.Duration, error) {
-	return func(ctx context.Context, csr *certs.CertificateSigningRequest) (time.Duration, error) { return 0, turn(ctx, csr) }
+	return func(ctx context.Context, csr *certs.CertificateSigningRequest) (time.Duration, error) {
+		return 0, turn(ctx, csr)
+	}
 }
 
 // Run works until ctx ends.

@@ -3,8 +3,10 @@ package certificates
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -14,8 +16,10 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	"skiff/pkg/controller/reconciler"
@@ -43,8 +47,9 @@ const (
 //
 //   - names and addresses that another node has too: the honest owner of an address claims it
 //     by existing (and then neither gets a certificate for it, which is an outage, but no theft);
-//   - addresses of apiservers, as the endpoints of the kubernetes service tell, unless X is
-//     labelled a node of the control plane, which X can't do;
+//   - addresses and names of apiservers: what the certificate of the apiserver says that this process talks to
+//     (a virtual address and a load balancer's name are among it), and the endpoints of the kubernetes
+//     service. Unless X is labelled a node of the control plane, which X can't do;
 //   - addresses of services, whoever serves them: virtual ones, external ones, load balancers';
 //   - addresses that aren't one machine's: loopback, link-local, multicast, unspecified;
 //   - names that stand for the apiserver or for services in certificates, and all names with a dot
@@ -52,8 +57,7 @@ const (
 //
 // What is left: a node can get a certificate for an address that no node, apiserver or service of the
 // cluster has. A machine outside of the cluster that serves with a certificate of the cluster's
-// authority is such a case; an administrator who has any (an etcd with a certificate of the
-// cluster's authority, a load balancer that terminates TLS) turns this reconciler off by
+// authority would be such a case; an administrator who has one turns this reconciler off by
 // --controllers=*,-skiff-kubelet-serving-approver and approves by hand. The rights it needs are
 // an object (cluster role binding skiff:kubelet-serving-approver): without that, it approves nothing.
 type ServingApprover struct {
@@ -62,12 +66,13 @@ type ServingApprover struct {
 	services corelisters.ServiceLister
 	slices   discoverylisters.EndpointSliceLister
 	synced   []cache.InformerSynced
+	server   func(context.Context) ([]string, error) // names of the apiserver
 }
 
 // NewServingApprover makes the reconciler.
 func NewServingApprover(c reconciler.Config) *ServingApprover {
 	nodes, services, slices := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices()
-	a := &ServingApprover{Reconciler: newReconciler(c), nodes: nodes.Lister(), services: services.Lister(), slices: slices.Lister(),
+	a := &ServingApprover{Reconciler: newReconciler(c), nodes: nodes.Lister(), services: services.Lister(), slices: slices.Lister(), server: serverNames(c.Client),
 		synced: []cache.InformerSynced{nodes.Informer().HasSynced, services.Informer().HasSynced, slices.Informer().HasSynced}}
 	a.perRequest(c, "kubelet-serving-approver", a.approve)
 	return a
@@ -86,7 +91,7 @@ func (a *ServingApprover) approve(ctx context.Context, csr *certs.CertificateSig
 	if err != nil {
 		return 0, fmt.Errorf("unable to parse csr %q: %w", csr.Name, err)
 	}
-	reserved, err := a.reserved()
+	reserved, err := a.reserved(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -109,14 +114,21 @@ func (a *ServingApprover) approve(ctx context.Context, csr *certs.CertificateSig
 	return 0, a.wrote(csr.Name, written, "approve", err)
 }
 
-// addresses that are not a node's, and whose they are.
-type reservedAddresses struct {
+// reservedNames are names and addresses that are not a node's, and whose they are.
+type reservedNames struct {
 	services   map[string]string
 	apiservers map[string]bool
 }
 
-func (a *ServingApprover) reserved() (reservedAddresses, error) {
-	r := reservedAddresses{map[string]string{}, map[string]bool{}}
+func (a *ServingApprover) reserved(ctx context.Context) (reservedNames, error) {
+	r := reservedNames{map[string]string{}, map[string]bool{}}
+	own, err := a.server(ctx)
+	if err != nil {
+		return r, fmt.Errorf("learn under which names the apiserver answers: %w", err)
+	}
+	for _, name := range own {
+		r.apiservers[name] = true
+	}
 	services, err := a.services.List(labels.Everything())
 	if err != nil {
 		return r, err
@@ -141,8 +153,36 @@ func (a *ServingApprover) reserved() (reservedAddresses, error) {
 	return r, err
 }
 
+// serverNames returns what a client's apiserver shows as its names and addresses.
+func serverNames(client kubernetes.Interface) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) {
+		server, ok := client.Discovery().RESTClient().(*rest.RESTClient)
+		if !ok || server == nil {
+			return nil, errors.New("the client has no connection")
+		}
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, server.Get().AbsPath("/version").URL().String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		response, err := server.Client.Do(request)
+		if err != nil {
+			return nil, err
+		}
+		defer response.Body.Close()
+		if response.TLS == nil || len(response.TLS.PeerCertificates) == 0 {
+			return nil, errors.New("the server shows no certificate")
+		}
+		leaf := response.TLS.PeerCertificates[0]
+		names := slices.Clone(leaf.DNSNames)
+		for _, ip := range leaf.IPAddresses {
+			names = append(names, ip.String())
+		}
+		return names, nil
+	}
+}
+
 // refuseServing says why a request for a serving certificate isn't approved; "": it is.
-func refuseServing(csr *certs.CertificateSigningRequest, request *x509.CertificateRequest, nodes []*v1.Node, reserved reservedAddresses) string {
+func refuseServing(csr *certs.CertificateSigningRequest, request *x509.CertificateRequest, nodes []*v1.Node, reserved reservedNames) string {
 	if err := checkKubeletServing(request, csr.Spec.Usages); err != nil {
 		return err.Error()
 	}
@@ -171,7 +211,7 @@ func refuseServing(csr *certs.CertificateSigningRequest, request *x509.Certifica
 	return ""
 }
 
-func refuseClaim(claim string, node *v1.Node, nodes []*v1.Node, reserved reservedAddresses) string {
+func refuseClaim(claim string, node *v1.Node, nodes []*v1.Node, reserved reservedNames) string {
 	if !answersTo(node, claim) {
 		return fmt.Sprintf("%s is neither name nor address of node %s", claim, node.Name)
 	}
@@ -183,6 +223,8 @@ func refuseClaim(claim string, node *v1.Node, nodes []*v1.Node, reserved reserve
 	ip := net.ParseIP(claim)
 	_, controlPlane := node.Labels[controlPlaneLabel]
 	switch {
+	case reserved.apiservers[claim] && !controlPlane:
+		return fmt.Sprintf("%s is an apiserver's, and node %s isn't labelled %s", claim, node.Name, controlPlaneLabel)
 	case ip == nil && publicName(claim):
 		return fmt.Sprintf("%s is a name of services", claim)
 	case ip == nil:
@@ -191,8 +233,6 @@ func refuseClaim(claim string, node *v1.Node, nodes []*v1.Node, reserved reserve
 		return fmt.Sprintf("%s is not one machine's address", claim)
 	case reserved.services[claim] != "":
 		return fmt.Sprintf("%s is an address of service %s", claim, reserved.services[claim])
-	case reserved.apiservers[claim] && !controlPlane:
-		return fmt.Sprintf("%s is an apiserver's address, and node %s isn't labelled %s", claim, node.Name, controlPlaneLabel)
 	}
 	return ""
 }
