@@ -71,11 +71,23 @@ type ServingApprover struct {
 
 // NewServingApprover makes the reconciler.
 func NewServingApprover(c reconciler.Config) *ServingApprover {
-	nodes, services, slices := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices()
-	a := &ServingApprover{Reconciler: newReconciler(c), nodes: nodes.Lister(), services: services.Lister(), slices: slices.Lister(), server: serverNames(c.Client),
-		synced: []cache.InformerSynced{nodes.Informer().HasSynced, services.Informer().HasSynced, slices.Informer().HasSynced}}
+	nodes, services, endpoints := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices()
+	a := &ServingApprover{Reconciler: newReconciler(c), nodes: nodes.Lister(), services: services.Lister(), slices: endpoints.Lister(), server: serverNames(c.Client),
+		synced: []cache.InformerSynced{nodes.Informer().HasSynced, services.Informer().HasSynced, endpoints.Informer().HasSynced}}
 	a.perRequest(c, "kubelet-serving-approver", a.approve)
+	reconciler.OnChange(nodes.Informer(), func(old, node *v1.Node) {
+		if node != nil && (old == nil || !slices.Equal(old.Status.Addresses, node.Status.Addresses)) {
+			a.retryAll()
+		}
+	})
 	return a
+}
+
+// retryAll has all requests looked at again: a node has told its addresses.
+func (a *ServingApprover) retryAll() {
+	for _, key := range a.store.GetStore().ListKeys() {
+		a.loop.Add(key)
+	}
 }
 
 // Run works until ctx ends.
