@@ -24,7 +24,8 @@ type header struct {
 	KeyID     string `json:"kid"`
 }
 
-// Sign returns the token's signature of content: a JWS without its payload.
+// Sign returns the token's signature of content: a JWS without its payload. (Made by hand: go-jose
+// refuses keys as short as a token's secret.)
 func (t Token) Sign(content string) string {
 	// A struct of strings can always be marshalled.
 	protected, _ := json.Marshal(header{signingAlgorithm, t.ID})
