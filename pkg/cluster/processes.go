@@ -170,7 +170,7 @@ func scheduler(at site) supervise.Process {
 }
 
 func controller(s *Spec, at site) supervise.Process {
-	return supervise.Process{Name: "controller", Args: []string{at.program("controller"),
+	args := []string{at.program("controller"),
 		"--kubeconfig=" + at.conf("controller.conf"),
 		"--client-ca-file=" + at.pki("ca.crt"),
 		"--use-service-account-credentials",
@@ -180,7 +180,14 @@ func controller(s *Spec, at site) supervise.Process {
 		"--root-ca-file=" + at.pki("ca.crt"),
 		"--cluster-signing-cert-file=" + at.pki("ca.crt"),
 		"--cluster-signing-key-file=" + at.pki("ca.key"),
-	}}
+		// A master has the authorities' keys, and renews what is in its own directory.
+		"--renew-certificates-in=" + at.etc,
+		"--renew-authority=" + at.pki("ca.crt") + "," + at.pki("ca.key"),
+	}
+	if s.VIP.IsValid() {
+		args = append(args, "--renew-authority="+at.pki("etcd/ca.crt")+","+at.pki("etcd/ca.key"))
+	}
+	return supervise.Process{Name: "controller", Args: args}
 }
 
 // containerdConfig is a containerd without the parts that Skiff doesn't use,
@@ -203,7 +210,6 @@ func containerdProcess(at site) supervise.Process {
 func agent(s *Spec, n Node, at site) supervise.Process {
 	args := []string{at.program("agent"),
 		"--kubeconfig=" + at.conf("agent.conf"),
-		"--proxy-kubeconfig=" + at.conf("proxy.conf"),
 		"--hostname-override=" + n.Name,
 		"--node-ip=" + n.IP.String(),
 		"--root-dir=/var/lib/kubelet",
@@ -218,6 +224,12 @@ func agent(s *Spec, n Node, at site) supervise.Process {
 		"--cluster-domain=" + ClusterDomain,
 		"--cluster-cidr=" + s.PodRange.String(),
 		"--service-cluster-ip-range=" + s.ServiceRange.String(),
+	}
+	if n.Role == Master {
+		args = append(args, "--proxy-kubeconfig="+at.conf("proxy.conf"))
+	} else {
+		// A worker's agent is one identity, which it renews through the apiserver.
+		args = append(args, "--rotate-certificates", "--rotate-server-certificates")
 	}
 	if at.cgroup != "" {
 		args = append(args, "--cgroup-root="+at.cgroup)

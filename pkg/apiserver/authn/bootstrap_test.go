@@ -26,12 +26,14 @@ func TestBootstrapTokens(t *testing.T) {
 		"without groups":    {func(s *corev1.Secret) { delete(s.Data, "auth-extra-groups") }, token, []string{"system:bootstrappers", "system:authenticated"}},
 		"wrong secret half": {nil, "abcdef.0123456789abcdeg", nil},
 		"unknown id":        {nil, "bbcdef.0123456789abcdef", nil},
-		"expired":           {func(s *corev1.Secret) { s.Data["expiration"] = []byte(time.Now().Add(-time.Second).Format(time.RFC3339)) }, token, nil},
-		"not for this":      {func(s *corev1.Secret) { s.Data["usage-bootstrap-authentication"] = []byte("yes") }, token, nil},
-		"of another type":   {func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }, token, nil},
-		"elsewhere":         {func(s *corev1.Secret) { s.Namespace = "default" }, token, nil},
-		"deleted":           {func(s *corev1.Secret) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} }, token, nil},
-		"with more groups":  {func(s *corev1.Secret) { s.Data["auth-extra-groups"] = []byte("system:masters") }, token, nil},
+		"expired": {func(s *corev1.Secret) {
+			s.Data["expiration"] = []byte(time.Now().Add(-time.Second).Format(time.RFC3339))
+		}, token, nil},
+		"not for this":     {func(s *corev1.Secret) { s.Data["usage-bootstrap-authentication"] = []byte("yes") }, token, nil},
+		"of another type":  {func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }, token, nil},
+		"elsewhere":        {func(s *corev1.Secret) { s.Namespace = "default" }, token, nil},
+		"deleted":          {func(s *corev1.Secret) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} }, token, nil},
+		"with more groups": {func(s *corev1.Secret) { s.Data["auth-extra-groups"] = []byte("system:masters") }, token, nil},
 	} {
 		secret, err := bootstrap.Grant{Token: bootstrap.Token{ID: "abcdef", Secret: "0123456789abcdef"}, Expires: time.Now().Add(time.Hour),
 			Groups: []string{bootstrap.NodeGroup}, Usages: []string{bootstrap.UsageAuthentication}}.NewSecret()
