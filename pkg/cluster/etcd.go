@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,9 @@ import (
 	"skiff/pkg/cluster/supervise"
 	"skiff/pkg/etcd"
 )
+
+// quiet: what etcd logs while it works on files says nothing that an error doesn't.
+var quiet = slog.New(slog.DiscardHandler)
 
 // dialEtcd connects to the members of some masters, as the apiservers do.
 func dialEtcd(l layout, masters ...Node) (*clientv3.Client, error) {
@@ -227,7 +231,7 @@ func restoreMember(s *Spec, l layout, n *Node, snapshot string, cluster map[stri
 		return err
 	}
 	n.Etcd = Founder
-	config := etcd.Config{DataDir: dir}
+	config := etcd.Config{DataDir: dir, Log: quiet}
 	if s.VIP.IsValid() {
 		config.Name, config.InitialCluster, config.Peers = n.Name, cluster, etcd.Endpoint{Advertise: cluster[n.Name]}
 	}
@@ -251,7 +255,7 @@ func Recover(ctx context.Context, name, node string, progress Progress) error {
 			return err
 		}
 		err := progress.do("Recovering from the data of "+n.Name, func() error {
-			_, err := etcd.Recover(ctx, etcd.RecoverConfig{DataDir: l.dataDir(*n)})
+			_, err := etcd.Recover(ctx, etcd.RecoverConfig{DataDir: l.dataDir(*n), Log: quiet})
 			return err
 		})
 		if err != nil {
