@@ -184,18 +184,14 @@ func loadAuthorities(s *Spec, dir string) (a authorities, err error) {
 	return a, err
 }
 
-// renewOwn renews the administrator's certificates when they are due: those that lie in
+// renewAdmin renews the administrator's certificates below dir/pki when they are due: they lie on
 // no node, where somebody renews them all the time.
-func renewOwn(s *Spec, l layout) error {
-	a, err := loadAuthorities(s, l.root)
-	if err != nil {
-		return err
-	}
+func (a authorities) renewAdmin(dir string) error {
 	for _, authority := range []*pki.Authority{a.api, a.etcd} {
 		if authority == nil {
 			continue
 		}
-		if _, err := pki.Renew(filepath.Dir(l.adminConfig()), authority, time.Now()); err != nil {
+		if _, err := pki.Renew(filepath.Join(dir, "pki"), authority, time.Now()); err != nil {
 			return err
 		}
 	}

@@ -71,6 +71,9 @@ func Prepare(config, dir, replace string) ([]string, error) {
 			err = os.WriteFile(filepath.Join(dir, "kube-dns.yaml"), dnsManifest(s), 0o644)
 		}
 	}
+	if err == nil {
+		err = a.renewAdmin(dir)
+	}
 	if err != nil {
 		return nil, err
 	}
