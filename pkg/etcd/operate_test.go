@@ -12,7 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 )
 
 // The tests here run side by side: they mostly wait, for elections and a second for each member that stops.
@@ -286,6 +291,7 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 	}
 	c.wipe(1)
 	c.wipe(2)
+	logWrite(t, c.configs[0].DataDir, "last", "kept")
 	for range 2 { // it may be repeated
 		r, err := Recover(c.ctx, RecoverConfig{DataDir: c.configs[0].DataDir, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
@@ -296,6 +302,7 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 		}
 	}
 	c.start(0)
+	c.want(0, "last", "kept")
 	for i := range 50 {
 		c.want(0, fmt.Sprint("k", i), "kept")
 	}
@@ -308,6 +315,37 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 	c.put(c.client, "k", "new")
 	c.want(2, "k", "new")
 	c.healthy(c.client)
+}
+
+// logWrite puts a write into a stopped member's log, as one that the leader has sent and, when most had it, acknowledged,
+// without having told this member yet.
+func logWrite(t *testing.T, dataDir, key, value string) {
+	t.Helper()
+	dir := filepath.Join(dataDir, "member", "wal")
+	snapshots, err := wal.ValidSnapshotEntries(zap.NewNop(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := wal.Open(zap.NewNop(), dir, snapshots[len(snapshots)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	_, state, entries, err := w.ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := proto.Marshal(&etcdserverpb.InternalRaftRequest{Header: &etcdserverpb.RequestHeader{ID: 1},
+		Put: &etcdserverpb.PutRequest{Key: []byte(key), Value: []byte(value)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := entries[len(entries)-1]
+	entry := proto.CloneOf(last)
+	entry.Type, entry.Index, entry.Data = raftpb.EntryNormal.Enum(), new(last.GetIndex()+1), data
+	if err := w.Save(state, []*raftpb.Entry{entry}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func hasDatabase(dir string) bool {
