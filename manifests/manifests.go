@@ -4,9 +4,9 @@
 package manifests
 
 import (
+	"bytes"
 	"embed"
-	"errors"
-	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"text/template"
@@ -22,24 +22,30 @@ func HA(name string) (*template.Template, error) {
 }
 
 // WriteUnits writes the systemd units of some processes, by their names ("etcd",
-// "agent" …), into a directory. containerd has Debian's own.
-func WriteUnits(dir string, processes []string) error {
+// "agent" …), into a directory, and the sockets of the agent's name server at its address.
+// containerd has Debian's own unit.
+func WriteUnits(dir string, processes []string, dns netip.Addr) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	var names []string
 	for _, process := range processes {
-		for _, kind := range []string{".service", ".socket"} {
-			name := "skiff-" + process + kind
-			text, err := files.ReadFile("systemd/" + name)
-			if errors.Is(err, fs.ErrNotExist) && (kind == ".socket" || process == "containerd") {
-				continue
-			}
-			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, name), text, 0o644)
-			}
-			if err != nil {
-				return err
-			}
+		switch process {
+		case "containerd":
+			continue
+		case "agent":
+			names = append(names, "skiff-dns-udp.socket", "skiff-dns-tcp.socket")
+		}
+		names = append(names, "skiff-"+process+".service")
+	}
+	for _, name := range names {
+		text, err := files.ReadFile("systemd/" + name)
+		if err != nil {
+			return err
+		}
+		text = bytes.ReplaceAll(text, []byte("=10.96.0.10:53"), []byte("="+netip.AddrPortFrom(dns, 53).String()))
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return err
 		}
 	}
 	return nil

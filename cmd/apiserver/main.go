@@ -5,8 +5,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,7 +36,7 @@ type options struct {
 	certFile, keyFile             string
 
 	etcdServers                  []string
-	etcdCA, etcdCert, etcdKey    string
+	etcdTLS                      etcdTLS
 	compaction                   time.Duration
 	member                       memberOptions
 	serviceRange, nodePorts      string
@@ -70,9 +68,7 @@ func command() *cobra.Command {
 	f.BoolVar(&o.anonymous, "anonymous-auth", true, "let requests without credentials be those of system:anonymous")
 
 	f.StringSliceVar(&o.etcdServers, "etcd-servers", nil, "etcd servers (scheme://host:port); without any, an embedded member is started")
-	f.StringVar(&o.etcdCA, "etcd-cafile", "", "file with the authority of etcd's certificates")
-	f.StringVar(&o.etcdCert, "etcd-certfile", "", "file with this server's certificate for etcd")
-	f.StringVar(&o.etcdKey, "etcd-keyfile", "", "file with the key of --etcd-certfile")
+	o.etcdTLS.addFlags(f)
 	f.DurationVar(&o.compaction, "etcd-compaction-interval", 5*time.Minute, "interval of etcd's compaction; 0 is never")
 	o.member.addFlags(f)
 
@@ -219,32 +215,16 @@ func (o *options) keepEvents(rows *api.Catalogue) {
 // openEtcd returns a client to the servers that flags name, or to a member that it starts.
 func (o *options) openEtcd(ctx context.Context, group *component.Group) (*clientv3.Client, error) {
 	if len(o.etcdServers) == 0 {
-		member, err := o.member.start(ctx)
+		member, err := o.member.start(ctx, o.etcdTLS)
 		if err != nil {
 			return nil, err
 		}
 		group.Add("etcd", member.Run)
 		return member.Client(), nil
 	}
-	config := etcd.DialConfig{Endpoints: o.etcdServers}
-	if o.etcdCA != "" || o.etcdCert != "" {
-		config.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	if o.etcdCA != "" {
-		pem, err := os.ReadFile(o.etcdCA)
-		if err != nil {
-			return nil, fmt.Errorf("--etcd-cafile: %w", err)
-		}
-		config.TLS.RootCAs = x509.NewCertPool()
-		if !config.TLS.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--etcd-cafile: no certificate in %s", o.etcdCA)
-		}
-	}
-	if o.etcdCert != "" {
-		config.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(o.etcdCert, o.etcdKey)
-			return &pair, err
-		}
+	config, err := o.etcdTLS.dial(o.etcdServers)
+	if err != nil {
+		return nil, err
 	}
 	return etcd.Dial(config)
 }

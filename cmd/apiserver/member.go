@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,6 +21,9 @@ type memberOptions struct {
 	listenPeers, advertisePeers         []string
 	listenClients, advertiseClients     []string
 	initialCluster, initialState, token string
+	join                                []string
+	heartbeat, election                 uint
+	quota                               int64
 	peerTLS, clientTLS                  etcd.Files
 }
 
@@ -31,7 +36,11 @@ func (o *memberOptions) addFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.advertiseClients, "advertise-client-urls", nil, "what clients are told; empty is --listen-client-urls")
 	f.StringVar(&o.initialCluster, "initial-cluster", "", "members of a new cluster: name=url,…")
 	f.StringVar(&o.initialState, "initial-cluster-state", "new", "new, or existing for a member that was added to a running cluster")
+	f.StringSliceVar(&o.join, "join", nil, "client URLs of a running cluster that a member without data joins; with data it means nothing")
 	f.StringVar(&o.token, "initial-cluster-token", "skiff", "keeps clusters apart that share a network")
+	f.UintVar(&o.heartbeat, "heartbeat-interval", 0, "milliseconds between a leader's heartbeats; 0 is made for members on one network")
+	f.UintVar(&o.election, "election-timeout", 0, "milliseconds without a leader until another is elected; 0 is ten heartbeats")
+	f.Int64Var(&o.quota, "quota-backend-bytes", 0, "size of the database above which writes are refused; 0 is 8 GiB")
 	f.StringVar(&o.peerTLS.Cert, "peer-cert-file", "", "certificate among members")
 	f.StringVar(&o.peerTLS.Key, "peer-key-file", "", "key of --peer-cert-file")
 	f.StringVar(&o.peerTLS.CA, "peer-trusted-ca-file", "", "authority of the members' certificates")
@@ -42,7 +51,8 @@ func (o *memberOptions) addFlags(f *pflag.FlagSet) {
 
 func (o *memberOptions) config() (etcd.Config, error) {
 	config := etcd.Config{
-		Name: o.name, DataDir: o.dataDir, Token: o.token,
+		Name: o.name, DataDir: o.dataDir, Token: o.token, Quota: o.quota,
+		Heartbeat: time.Duration(o.heartbeat) * time.Millisecond, Election: time.Duration(o.election) * time.Millisecond,
 		Peers:   etcd.Endpoint{Listen: o.listenPeers, Advertise: o.advertisePeers, TLS: o.peerTLS},
 		Clients: etcd.Endpoint{Listen: o.listenClients, Advertise: o.advertiseClients, TLS: o.clientTLS},
 	}
@@ -53,23 +63,37 @@ func (o *memberOptions) config() (etcd.Config, error) {
 	default:
 		return config, fmt.Errorf("--initial-cluster-state: %q is neither new nor existing", o.initialState)
 	}
-	if o.initialCluster == "" {
-		return config, nil
+	if len(o.join) > 0 && (o.initialCluster != "" || config.Existing) {
+		return config, errors.New("--join finds the cluster by itself: leave --initial-cluster and --initial-cluster-state out")
 	}
-	config.InitialCluster = map[string][]string{}
-	for member := range strings.SplitSeq(o.initialCluster, ",") {
-		name, url, ok := strings.Cut(member, "=")
-		if !ok {
-			return config, fmt.Errorf("--initial-cluster: %q is not name=url", member)
-		}
-		config.InitialCluster[name] = append(config.InitialCluster[name], url)
-	}
-	return config, nil
+	var err error
+	config.InitialCluster, err = parseCluster(o.initialCluster)
+	return config, err
 }
 
-func (o *memberOptions) start(ctx context.Context) (*etcd.Member, error) {
+// parseCluster reads the form of --initial-cluster.
+func parseCluster(flag string) (map[string][]string, error) {
+	if flag == "" {
+		return nil, nil
+	}
+	cluster := map[string][]string{}
+	for member := range strings.SplitSeq(flag, ",") {
+		name, url, ok := strings.Cut(member, "=")
+		if !ok {
+			return nil, fmt.Errorf("--initial-cluster: %q is not name=url", member)
+		}
+		cluster[name] = append(cluster[name], url)
+	}
+	return cluster, nil
+}
+
+// start starts the member; client is what it shows to a cluster that it joins.
+func (o *memberOptions) start(ctx context.Context, client etcdTLS) (*etcd.Member, error) {
 	config, err := o.config()
 	if err != nil {
+		return nil, err
+	}
+	if config.Join, err = client.dial(o.join); err != nil {
 		return nil, err
 	}
 	return etcd.Start(ctx, config)
@@ -78,16 +102,17 @@ func (o *memberOptions) start(ctx context.Context) (*etcd.Member, error) {
 // memberCommand is "apiserver etcd": a member alone.
 func memberCommand() *cobra.Command {
 	o := &memberOptions{}
+	client := &etcdTLS{}
 	var logging component.Logging
 	c := &cobra.Command{
 		Use:   "etcd",
-		Short: "run an etcd member and nothing else",
+		Short: "run an etcd member and nothing else; its subcommands look after a cluster of them",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if _, err := logging.Logger(os.Stderr, "etcd"); err != nil {
 				return err
 			}
-			member, err := o.start(c.Context())
+			member, err := o.start(c.Context(), *client)
 			if err != nil {
 				return err
 			}
@@ -96,5 +121,7 @@ func memberCommand() *cobra.Command {
 	}
 	logging.AddFlags(c.Flags())
 	o.addFlags(c.Flags())
+	client.addFlags(c.Flags())
+	c.AddCommand(operations()...)
 	return c
 }

@@ -125,12 +125,12 @@ func prepareMachine(s *Spec, n Node, a authorities, b manifests.LoadBalancing, d
 		if !strings.HasPrefix(p.Args[0], at.bin) {
 			continue // Debian's own
 		}
-		text := "FLAGS=" + strings.Join(p.Args[first:], " ") + "\n"
+		text := "FLAGS=\"" + strings.Join(p.Args[first:], " ") + "\"\n"
 		if err := os.WriteFile(filepath.Join(etc, p.Name+".env"), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
-	if err := manifests.WriteUnits(filepath.Join(root, "etc/systemd/system"), names); err != nil {
+	if err := manifests.WriteUnits(filepath.Join(root, "etc/systemd/system"), names, s.DNS()); err != nil {
 		return err
 	}
 	return os.Rename(root, filepath.Join(dir, n.Name))

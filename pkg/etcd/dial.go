@@ -20,8 +20,12 @@ type DialConfig struct {
 	Log *slog.Logger // nil is slog.Default()
 }
 
-// Dial makes a client for members in other processes. It doesn't connect yet: calls do, and wait
-// for it; a member that falls silent is left for another one within 10 s.
+// Dial makes a client for members in other processes, over which it spreads its calls. It doesn't
+// connect yet: calls do, and wait for it.
+//
+// A member that is gone without a word (power, network, a stopped process) is left within
+// about 3 s, and the calls that it had fail; a write that got lost with the leader fails when
+// there is another one. Both may or may not have been done.
 func Dial(config DialConfig) (*clientv3.Client, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()
@@ -30,14 +34,18 @@ func Dial(config DialConfig) (*clientv3.Client, error) {
 		Endpoints: config.Endpoints,
 		TLS:       config.TLS,
 		Logger:    zap.New(slogCore{log: config.Log}),
-		// A server hangs up on clients that ping more often than every 5 s.
-		DialKeepAliveTime:    6 * time.Second,
-		DialKeepAliveTimeout: 4 * time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			// A member that was restarted is found again within a second.
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: time.Second},
-			MinConnectTimeout: 3 * time.Second,
-		})},
+		// For connections on which nobody waits for an answer; gRPC pings no more often than that.
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: silence,
+		DialOptions: []grpc.DialOption{
+			grpc.WithConnectParams(grpc.ConnectParams{
+				// A member that was restarted is found again within a second.
+				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: time.Second},
+				MinConnectTimeout: 3 * time.Second,
+			}),
+			grpc.WithContextDialer(prober{config.TLS}.dial),
+			grpc.WithChainUnaryInterceptor((&terms{}).intercept),
+		},
 		MaxCallRecvMsgSize: 1 << 30, // lists and watch batches; the server bounds requests
 		MaxCallSendMsgSize: 16 << 20,
 	})

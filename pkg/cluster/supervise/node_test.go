@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +24,13 @@ import (
 // the signal that it gets, and leaves the rest to the real one.
 func TestMain(m *testing.M) {
 	if len(os.Args) != 3 || os.Args[1] != "resume" && os.Args[1] != "check" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if os.Geteuid() == 0 {
+			if dir, _ := built(); dir != "" {
+				os.RemoveAll(dir)
+			}
+		}
+		os.Exit(code)
 	}
 	runtime.LockOSThread()
 	if victim, err := os.ReadFile(NodeDir + "/victim"); err == nil && os.Args[1] == "resume" {
@@ -43,18 +50,29 @@ type node struct {
 	log string
 }
 
-// buildInit builds cmd/init into a directory of binaries.
+// buildInit builds cmd/init into a directory of binaries, once for all tests.
 func buildInit(t *testing.T) (bin string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	bin = t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, "init"), "skiff/cmd/init").CombinedOutput(); err != nil {
-		t.Fatalf("build init: %v\n%s", err, out)
+	bin, err := built()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return bin
 }
+
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "skiff-unit-supervise-")
+	if err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "init"), "skiff/cmd/init").CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build init: %w\n%s", err, out)
+	}
+	return dir, nil
+})
 
 // copyOf is another directory with the same binaries.
 func copyOf(t *testing.T, bin string) string {
@@ -525,6 +543,17 @@ func TestMounts(t *testing.T) {
 	if _, err := os.Stat("/not-there"); !errors.Is(err, os.ErrNotExist) {
 		t.Error("the machine has got a mount point")
 	}
+}
+
+func TestSocketThatWasNotHandedOver(t *testing.T) {
+	n, c := newNode(t, buildInit(t))
+	c.Sockets = []Socket{{Name: "web", Inherited: true}}
+	if err := n.start(c); err == nil {
+		t.Error("the node comes up")
+	}
+	n.until("PID 1 has said why", func() bool {
+		return strings.Contains(n.read(LogDir, "init.log"), "node unit-supervise: socket web has not been handed over")
+	})
 }
 
 func TestLogRotation(t *testing.T) {

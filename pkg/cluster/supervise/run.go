@@ -50,6 +50,9 @@ func (s *supervisor) setUp() (err error) {
 	next := firstSocketFD
 	for _, socket := range s.config.Sockets {
 		if socket.Inherited {
+			if _, err := unix.GetsockoptInt(next, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
+				return fmt.Errorf("socket %s has not been handed over: descriptor %d: %w", socket.Name, next, err)
+			}
 			s.sockets[socket.Name] = inherit(next, socket.Name)
 			next++
 		}
