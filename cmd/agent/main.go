@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"skiff/pkg/agent/rotation"
 	"skiff/pkg/component"
 )
 
@@ -61,6 +62,10 @@ type options struct {
 	clientCA string
 	certFile string
 	keyFile  string
+
+	certDir       string
+	rotateClient  bool
+	rotateServing bool
 }
 
 func newCommand() *cobra.Command {
@@ -70,6 +75,7 @@ func newCommand() *cobra.Command {
 	o.client.AddFlags(c.Flags())
 	o.logging.AddFlags(c.Flags())
 	o.addFlags(c.Flags())
+	c.AddCommand(newJoinCommand())
 	return c
 }
 
@@ -104,6 +110,9 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.clientCA, "client-ca-file", "", "certificates of those who may sign clients' certificates")
 	f.StringVar(&o.certFile, "tls-cert-file", "", "file with the serving certificate; without it a self-signed one is made in memory")
 	f.StringVar(&o.keyFile, "tls-private-key-file", "", "file with the serving certificate's key")
+	f.StringVar(&o.certDir, "cert-dir", "", "directory of certificates that are renewed; empty is pki below --root-dir")
+	f.BoolVar(&o.rotateClient, "rotate-certificates", false, "renew the client certificate of --kubeconfig through the apiserver before it expires; the new ones are in --cert-dir")
+	f.BoolVar(&o.rotateServing, "rotate-server-certificates", false, "get the serving certificate from the apiserver, and renew it before it expires; --tls-cert-file may hold the first one")
 }
 
 func (o *options) run(ctx context.Context) error {
@@ -143,8 +152,15 @@ func (o *options) complete() error {
 		o.initPath = filepath.Join(filepath.Dir(program), "init")
 	}
 	o.containerd = strings.TrimPrefix(o.containerd, "unix://")
-	if o.proxyKubeconfig == "" {
-		o.proxyKubeconfig = o.client.Kubeconfig
+	if o.certDir == "" {
+		o.certDir = filepath.Join(o.rootDir, "pki")
+	}
+	if o.rotateClient {
+		file, err := rotation.Seed(o.certDir, o.client.Kubeconfig)
+		if err != nil {
+			return err
+		}
+		o.client.CertificateFile = file
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"skiff/pkg/agent"
+	"skiff/pkg/agent/rotation"
 	"skiff/pkg/agent/runtime"
 	"skiff/pkg/component"
 	"skiff/pkg/dns"
@@ -63,16 +64,34 @@ func (o *options) wire(log *slog.Logger) (*wiring, error) {
 			}
 		}
 	}
-	w.group.Add("watches", func(ctx context.Context) error {
-		if err := component.WaitForServer(ctx, w.config); err != nil {
-			return err
+	if w.rotateClient {
+		client, err := rotation.NewClient(w.rotation())
+		if err != nil {
+			return nil, err
 		}
+		w.group.Add("client certificate", w.whenServed(client.Run))
+	}
+	w.group.Add("watches", w.whenServed(func(ctx context.Context) error {
 		w.shared.StartWithContext(ctx)
 		<-ctx.Done()
 		w.shared.Shutdown()
 		return nil
-	})
+	}))
 	return w, nil
+}
+
+// whenServed runs a part as soon as there is an apiserver.
+func (w *wiring) whenServed(run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := component.WaitForServer(ctx, w.config); err != nil {
+			return err
+		}
+		return run(ctx)
+	}
+}
+
+func (w *wiring) rotation() rotation.Config {
+	return rotation.Config{Client: w.client, NodeName: w.nodeName, Dir: w.certDir}
 }
 
 func (w *wiring) parse() (err error) {
@@ -105,7 +124,10 @@ func (w *wiring) connect() error {
 		}
 		w.nodeIPs = []netip.Addr{ip}
 	}
-	watcher := component.Client{Kubeconfig: w.proxyKubeconfig, Master: w.options.client.Master}
+	watcher := w.options.client
+	if w.proxyKubeconfig != "" {
+		watcher = component.Client{Kubeconfig: w.proxyKubeconfig, Master: watcher.Master}
+	}
 	if config, err = watcher.Config("kube-proxy"); err != nil {
 		return err
 	}
@@ -225,16 +247,19 @@ func (w *wiring) addPods() error {
 	if w.proxy != nil {
 		config.Release = w.release
 	}
+	if w.rotateServing {
+		serving, err := rotation.NewServing(w.rotation(), w.nodeIPs, w.certFile, w.keyFile)
+		if err != nil {
+			return err
+		}
+		w.group.Add("serving certificate", w.whenServed(serving.Run))
+		config.Server.Certificate = serving.Certificate
+	}
 	a, err := agent.New(config)
 	if err != nil {
 		return err
 	}
-	w.group.Add("pods", func(ctx context.Context) error {
-		if err := component.WaitForServer(ctx, w.config); err != nil {
-			return err
-		}
-		return a.Run(ctx)
-	})
+	w.group.Add("pods", w.whenServed(a.Run))
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"skiff/pkg/component"
 	"skiff/pkg/etcd"
 )
 
@@ -41,10 +42,7 @@ func (o *etcdTLS) dial(endpoints []string) (etcd.DialConfig, error) {
 		if _, err := tls.LoadX509KeyPair(o.cert, o.key); err != nil {
 			return config, fmt.Errorf("the certificate to show to etcd: %w", err)
 		}
-		config.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(o.cert, o.key) // again: it is renewed in place
-			return &pair, err
-		}
+		config.TLS.GetClientCertificate = component.ReloadingClientCertificate(o.cert, o.key)
 	}
 	return config, nil
 }

@@ -67,6 +67,10 @@ func command() *cobra.Command {
 	f.StringVar(&o.security.ClientCAFile, "client-ca-file", "", "file with the authorities whose client certificates name users")
 	f.BoolVar(&o.anonymous, "anonymous-auth", true, "let requests without credentials be those of system:anonymous")
 
+	// On by default, other than in Kubernetes: it admits nobody until somebody who may write secrets in
+	// kube-system, an administrator that is, makes a token, and then nothing else is missing for a machine to join.
+	f.BoolVar(&o.security.BootstrapTokens, "enable-bootstrap-token-auth", true, "let joining machines authenticate by the tokens in secrets of type bootstrap.kubernetes.io/token in kube-system")
+
 	f.StringSliceVar(&o.etcdServers, "etcd-servers", nil, "etcd servers (scheme://host:port); without any, an embedded member is started")
 	o.etcdTLS.addFlags(f)
 	f.DurationVar(&o.compaction, "etcd-compaction-interval", 5*time.Minute, "interval of etcd's compaction; 0 is never")

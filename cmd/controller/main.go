@@ -21,6 +21,7 @@ import (
 	"skiff/pkg/controller/certificates"
 	"skiff/pkg/controller/nodelifecycle"
 	"skiff/pkg/election"
+	"skiff/pkg/pki"
 	"skiff/pkg/reconcile"
 )
 
@@ -41,6 +42,10 @@ type options struct {
 	clusterCIDR   string
 	serviceRanges string
 	nodeMask      int
+
+	renewIn     []string
+	renewBy     []string // CERT,KEY
+	authorities []pki.AuthorityFiles
 }
 
 func command() *cobra.Command {
@@ -81,6 +86,8 @@ func (o *options) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.rootCAFile, "root-ca-file", "", "file with the certificate authority that is published in each namespace")
 	flags.StringVar(&o.clientCAFile, "client-ca-file", "", "file with the authority of client certificates that may read metrics")
 	o.addSigningFlags(flags)
+	flags.StringArrayVar(&o.renewIn, "renew-certificates-in", nil, "directory whose certificates and kubeconfigs are renewed before they expire, on each machine and not only where reconcilers run; may be repeated")
+	flags.StringArrayVar(&o.renewBy, "renew-authority", nil, "CERT,KEY: files of an authority whose certificates are renewed; may be repeated")
 	flags.IntVar(&c.MaxEndpointsPerSlice, "max-endpoints-per-slice", c.MaxEndpointsPerSlice, "most endpoints that are put into one EndpointSlice")
 	flags.IntVar(&c.MirroringMaxEndpointsPerSubset, "mirroring-max-endpoints-per-subset", c.MirroringMaxEndpointsPerSubset, "most addresses of a subset of hand-made Endpoints that are mirrored")
 	flags.IntVar(&c.TerminatedPodThreshold, "terminated-pod-gc-threshold", c.TerminatedPodThreshold, "how many pods that have ended are kept; 0 keeps all")
@@ -161,6 +168,16 @@ func (o *options) complete() error {
 	if err := o.completeSigners(); err != nil {
 		return err
 	}
+	for _, text := range o.renewBy {
+		cert, key, ok := strings.Cut(text, ",")
+		if !ok || cert == "" || key == "" {
+			return fmt.Errorf("--renew-authority: %q is not CERT,KEY", text)
+		}
+		o.authorities = append(o.authorities, pki.AuthorityFiles{Cert: cert, Key: key})
+	}
+	if (len(o.renewIn) == 0) != (len(o.authorities) == 0) {
+		return fmt.Errorf("--renew-certificates-in and --renew-authority belong together")
+	}
 	if o.rootCAFile != "" {
 		bundle, err := os.ReadFile(o.rootCAFile)
 		if err != nil {
@@ -204,6 +221,10 @@ func (o *options) run(ctx context.Context) error {
 			Access: &component.Delegated{Client: client, ClientCAFile: o.clientCAFile},
 		})
 	})
+	if len(o.renewIn) > 0 {
+		renewer := &pki.Renewer{Dirs: o.renewIn, Authorities: o.authorities, Logger: logger}
+		group.Add("certificates", renewer.Run)
+	}
 	group.Add("reconcilers", func(ctx context.Context) error {
 		if err := component.WaitForServer(ctx, config); err != nil {
 			return err

@@ -37,7 +37,7 @@ func newCommand() *cobra.Command {
 	root.Use = "ctl"
 	root.Short = "ctl controls Skiff and Kubernetes clusters"
 	root.Long = "ctl controls Skiff and Kubernetes clusters: every kubectl command, and `ctl cluster` for clusters on this machine."
-	root.AddCommand(newClusterCommand())
+	root.AddCommand(newClusterCommand(), newTokenCommand())
 	return root
 }
 

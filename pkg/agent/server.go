@@ -29,10 +29,12 @@ import (
 // asked of the apiserver: the right is to nodes/log, nodes/stats, nodes/metrics,
 // nodes/pods, nodes/healthz, or for all else nodes/proxy.
 type ServerConfig struct {
-	Address      string
-	Port         int    // 0: none
-	CertFile     string // empty: a self-signed one, made in memory
-	KeyFile      string
+	Address  string
+	Port     int    // 0: none
+	CertFile string // empty: a self-signed one, made in memory
+	KeyFile  string
+	// Certificate comes before CertFile and the self-signed one, except when it fails.
+	Certificate  func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	ClientCAFile string            // who signs client certificates
 	Health       *component.Health // nil: only ping
 	Metrics      *prometheus.Registry
@@ -77,9 +79,19 @@ func (a *Agent) serve(ctx context.Context) error {
 	return nil
 }
 
-// servingCertificate is the files', which are read again when they change, or a
+// servingCertificate is the configured one, the files', which are read again when they change, or a
 // self-signed one.
 func servingCertificate(c ServerConfig, name string, ips []string) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	if own := c.Certificate; own != nil {
+		c.Certificate = nil
+		otherwise, err := servingCertificate(c, name, ips)
+		return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if pair, err := own(hello); err == nil {
+				return pair, nil
+			}
+			return otherwise(hello)
+		}, err
+	}
 	if c.CertFile != "" {
 		return component.ReloadingCertificate(c.CertFile, c.KeyFile)
 	}

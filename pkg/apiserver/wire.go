@@ -34,6 +34,8 @@ type Security struct {
 	ExtendExpiration bool
 	// NoAnonymous refuses requests without credentials.
 	NoAnonymous bool
+	// BootstrapTokens lets machines that join authenticate by the tokens in secrets of kube-system.
+	BootstrapTokens bool
 }
 
 // Secure fills in the configuration's authentication, authorization and admission. Nothing runs
@@ -67,6 +69,9 @@ func Secure(cfg *Config, s Security) error {
 	}
 	if users.Tokens, err = authn.NewTokens(authn.TokensConfig{Issuers: s.Issuers, Keys: keys, Audiences: s.Audiences, Objects: rows}); err != nil {
 		return err
+	}
+	if s.BootstrapTokens {
+		users.Bootstrap = &authn.BootstrapTokens{Objects: rows}
 	}
 	issuer, err := authn.NewIssuer(authn.IssuerConfig{
 		Issuer: s.Issuers[0], Key: signing[0], Audiences: s.Audiences,

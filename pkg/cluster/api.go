@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"skiff/pkg/pki/bootstrap"
 )
 
 // adminConfig is the way to the API as its administrator.
@@ -65,9 +67,14 @@ func (a *api) ready(ctx context.Context) error {
 	}
 }
 
-// furnish creates the objects that a cluster has from its beginning: the
-// service under which its DNS is found, and the word of its registry.
+// furnish creates the objects that a cluster has from its beginning: the rights of
+// workers, the service under which its DNS is found, and the word of its registry.
 func (a *api) furnish(ctx context.Context, s *Spec) error {
+	if len(s.Workers()) > 0 {
+		if err := bootstrap.EnsureRights(ctx, a); err != nil {
+			return fmt.Errorf("rights of workers: %w", err)
+		}
+	}
 	dns := dnsService(s)
 	_, err := a.CoreV1().Services(dns.Namespace).Create(ctx, dns, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"os"
 	"path/filepath"
+	"time"
 
 	"skiff/pkg/pki"
 )
@@ -21,12 +22,10 @@ type identity struct {
 // identities are those of a node's processes. Each works with its own rights,
 // those that Kubernetes' bootstrap roles give to the names used here.
 func identities(n Node) []identity {
-	list := []identity{
-		{"agent.conf", "system:node:" + n.Name, []string{"system:nodes"}},
-		{"proxy.conf", "system:kube-proxy", nil},
-	}
+	list := []identity{{"agent.conf", "system:node:" + n.Name, []string{"system:nodes"}}}
 	if n.Role == Master {
 		list = append(list,
+			identity{"proxy.conf", "system:kube-proxy", nil},
 			identity{"scheduler.conf", "system:kube-scheduler", nil},
 			identity{"controller.conf", "system:kube-controller-manager", nil})
 	}
@@ -78,7 +77,7 @@ func writeAuthorities(s *Spec, dir string) (a authorities, err error) {
 	return a, pki.Kubeconfig{
 		Cluster: contextName(s.Name), User: contextName(s.Name), Context: contextName(s.Name),
 		Server: s.Server(), CA: a.api.Pair().Cert, Client: admin,
-	}.Write(filepath.Join(dir, "admin.conf"))
+	}.Write(file("admin.conf"))
 }
 
 // certificate is one that a node needs, in a file named as kubeadm names it.
@@ -183,6 +182,20 @@ func loadAuthorities(s *Spec, dir string) (a authorities, err error) {
 		a.etcd, err = pki.LoadAuthority(filepath.Join(dir, "pki/etcd/ca"))
 	}
 	return a, err
+}
+
+// renewAdmin renews the administrator's certificates below dir/pki when they are due: they lie on
+// no node, where somebody renews them all the time.
+func (a authorities) renewAdmin(dir string) error {
+	for _, authority := range []*pki.Authority{a.api, a.etcd} {
+		if authority == nil {
+			continue
+		}
+		if _, err := pki.Renew(filepath.Join(dir, "pki"), authority, time.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func copyFile(from, to string) error {

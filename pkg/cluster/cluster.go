@@ -120,7 +120,14 @@ func create(o CreateOptions, l layout) (s *Spec, err error) {
 // start brings nodes up, and waits for the API and for all of them to be Ready.
 func start(ctx context.Context, s *Spec, l layout, nodes []Node, wait time.Duration, progress Progress) error {
 	begin := time.Now()
-	err := progress.do("Starting "+counted(len(nodes), "node"), func() error {
+	a, err := loadAuthorities(s, l.root)
+	if err != nil {
+		return err
+	}
+	if err := a.renewAdmin(l.root); err != nil {
+		return err
+	}
+	err = progress.do("Starting "+counted(len(nodes), "node"), func() error {
 		if err := weave(s, l); err != nil {
 			return err
 		}

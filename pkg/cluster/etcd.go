@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,9 @@ import (
 	"skiff/pkg/cluster/supervise"
 	"skiff/pkg/etcd"
 )
+
+// quiet: what etcd logs while it works on files says nothing that an error doesn't.
+var quiet = slog.New(slog.DiscardHandler)
 
 // dialEtcd connects to the members of some masters, as the apiservers do.
 func dialEtcd(l layout, masters ...Node) (*clientv3.Client, error) {
@@ -109,18 +113,21 @@ func leave(ctx context.Context, s *Spec, l layout, n *Node) error {
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	members, err := etcd.Members(ctx, client)
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
-		if m.Name == n.Name {
-			if err := etcd.Leave(ctx, client, m.ID); err != nil {
-				return err
+	// etcd calls members well only when they have been in touch for five seconds.
+	err = wait(ctx, 15*time.Second, func(ctx context.Context) error {
+		members, err := etcd.Members(ctx, client)
+		if err != nil {
+			return err
+		}
+		for _, m := range members {
+			if m.Name == n.Name {
+				return etcd.Leave(ctx, client, m.ID)
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	n.Etcd = Outside
 	return s.apply(ctx, l, *n)
@@ -224,7 +231,7 @@ func restoreMember(s *Spec, l layout, n *Node, snapshot string, cluster map[stri
 		return err
 	}
 	n.Etcd = Founder
-	config := etcd.Config{DataDir: dir}
+	config := etcd.Config{DataDir: dir, Log: quiet}
 	if s.VIP.IsValid() {
 		config.Name, config.InitialCluster, config.Peers = n.Name, cluster, etcd.Endpoint{Advertise: cluster[n.Name]}
 	}
@@ -248,7 +255,7 @@ func Recover(ctx context.Context, name, node string, progress Progress) error {
 			return err
 		}
 		err := progress.do("Recovering from the data of "+n.Name, func() error {
-			_, err := etcd.Recover(ctx, etcd.RecoverConfig{DataDir: l.dataDir(*n)})
+			_, err := etcd.Recover(ctx, etcd.RecoverConfig{DataDir: l.dataDir(*n), Log: quiet})
 			return err
 		})
 		if err != nil {

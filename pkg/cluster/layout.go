@@ -27,7 +27,7 @@ func newLayout(name string) layout {
 
 func (l layout) specFile() string        { return filepath.Join(l.root, "cluster.json") }
 func (l layout) lockFile() string        { return filepath.Join(Home(), "clusters", "."+l.name+".lock") }
-func (l layout) adminConfig() string     { return filepath.Join(l.root, "admin.conf") }
+func (l layout) adminConfig() string     { return filepath.Join(l.root, "pki", "admin.conf") }
 func (l layout) node(name string) string { return filepath.Join(l.root, "nodes", name) }
 
 func (l layout) nodeFile(node string, parts ...string) string {

@@ -42,7 +42,7 @@ type machines struct {
 
 // realSite is where things are on a real machine.
 func realSite() site {
-	return site{bin: "/usr/local/bin", etc: "/etc/skiff", etcdData: "/var/lib/skiff/etcd"}
+	return site{bin: "/usr/local/bin", init: "/usr/local/libexec/skiff/init", etc: "/etc/skiff", etcdData: "/var/lib/skiff/etcd"}
 }
 
 // Prepare reads the description of a cluster on real machines and writes, below dir/NODE,
@@ -70,6 +70,9 @@ func Prepare(config, dir, replace string) ([]string, error) {
 		if a, err = writeAuthorities(s, dir); err == nil {
 			err = os.WriteFile(filepath.Join(dir, "kube-dns.yaml"), dnsManifest(s), 0o644)
 		}
+	}
+	if err == nil {
+		err = a.renewAdmin(dir)
 	}
 	if err != nil {
 		return nil, err

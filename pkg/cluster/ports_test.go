@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +23,6 @@ import (
 )
 
 func TestOpenPorts(t *testing.T) {
-	loopback := netip.MustParseAddr("127.0.0.1")
 	taken, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -69,37 +69,21 @@ func TestPortsAndReload(t *testing.T) {
 	remove() // what a killed run left
 	t.Cleanup(remove)
 	bin, newer := testBinaries(t), testBinaries(t)
-	taken, err := rangesInUse()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := NewSpec(Options{Name: name, Masters: 1, Isolated: true, Bin: bin}, taken)
-	if err != nil {
-		t.Fatal(err)
-	}
 	free, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	host := netip.MustParseAddrPort(free.Addr().String())
 	free.Close()
-	n := &s.Nodes[0]
-	n.Ports = []PortMapping{{HostIP: host.Addr(), HostPort: host.Port(), Port: 7777, Protocol: "TCP"},
-		{HostIP: netip.IPv4Unspecified(), HostPort: host.Port(), Port: 7778, Protocol: "UDP"}}
-	l := newLayout(name)
-	authority, err := writeAuthorities(s, l.root)
+	s, err := Create(context.Background(), CreateOptions{Options: Options{Name: name, Isolated: true, Bin: bin,
+		Nodes: []NodeGroup{{Role: Master, Count: 1, NodeOptions: NodeOptions{Ports: []PortMapping{
+			{HostIP: host.Addr(), HostPort: host.Port(), Port: 7777, Protocol: "TCP"},
+			{HostIP: netip.IPv4Unspecified(), HostPort: host.Port(), Port: 7778, Protocol: "UDP"},
+		}}}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := prepareNode(s, l, *n, authority); err != nil {
-		t.Fatal(err)
-	}
-	if err := weave(s, l); err != nil {
-		t.Fatal(err)
-	}
-	if err := startNode(s, l, *n); err != nil {
-		t.Fatal(err)
-	}
+	l, n := newLayout(name), &s.Nodes[0]
 	pid := InitPid(name, n.Name)
 	server := exec.Command("nsenter", "-t", fmt.Sprint(pid), "-n", "-u", "busybox", "nc", "-ll", "-p", "7777", "-e", "hostname")
 	if err := server.Start(); err != nil {
@@ -143,7 +127,13 @@ func TestPortsAndReload(t *testing.T) {
 		return string(answer[:length]) == "you said hello"
 	})
 
-	components := []string{"apiserver", "scheduler", "controller", "containerd", "agent", "forward"}
+	var components []string
+	for _, p := range nodeConfig(s, l, *n).Processes {
+		components = append(components, p.Name)
+	}
+	eventually(t, "all of it runs", func() bool {
+		return !slices.ContainsFunc(components, func(c string) bool { return ProcessPid(name, n.Name, c) == 0 })
+	})
 	pids := func() (out []int) {
 		for _, c := range components {
 			out = append(out, ProcessPid(name, n.Name, c))
@@ -151,10 +141,10 @@ func TestPortsAndReload(t *testing.T) {
 		return out
 	}
 	before := pids()
-	s.Bin = newer
+	n.Bin = newer
 	c := nodeConfig(s, l, *n)
 	c.Generation = "2"
-	c.Processes[1].Generation = "2"
+	c.Processes[slices.Index(components, "scheduler")].Generation = "2"
 	if err := writeJSON(l.nodeFile(n.Name, supervise.ConfigFile), c); err != nil {
 		t.Fatal(err)
 	}
@@ -180,8 +170,7 @@ func TestPortsAndReload(t *testing.T) {
 		t.Errorf("after the reload the machine's port answers %q", got)
 	}
 
-	s.Bin = "/nowhere"
-	c.Bin, c.Generation = s.Bin, "3"
+	c.Bin, c.Generation = "/nowhere", "3"
 	if err := writeJSON(l.nodeFile(n.Name, supervise.ConfigFile), c); err != nil {
 		t.Fatal(err)
 	}

@@ -16,13 +16,14 @@ import (
 // site says where a node's processes find what they need, and how they are called.
 type site struct {
 	bin, etc string
+	init     string // the helper: on a real machine not in the path, where the machine's own is
 	etcdData string
 	cgroup   string // below which the node's pods get theirs
 }
 
 // localSite is a local node, as its processes see it.
 func localSite(l layout, n Node) site {
-	return site{bin: supervise.BinDir, etc: nodeEtc, etcdData: "/var/lib/etcd", cgroup: l.cgroup(n.Name)}
+	return site{bin: supervise.BinDir, init: supervise.BinDir + "/init", etc: nodeEtc, etcdData: "/var/lib/etcd", cgroup: l.cgroup(n.Name)}
 }
 
 func (at site) pki(name string) string  { return path.Join(at.etc, "pki", name) }
@@ -101,6 +102,15 @@ func etcdURLs(s *Spec, but string) string {
 	return strings.Join(urls, ",")
 }
 
+// etcdClientFlags say how a master shows itself to etcd.
+func etcdClientFlags(at site) []string {
+	return []string{
+		"--etcd-cafile=" + at.pki("etcd/ca.crt"),
+		"--etcd-certfile=" + at.pki("apiserver-etcd-client.crt"),
+		"--etcd-keyfile=" + at.pki("apiserver-etcd-client.key"),
+	}
+}
+
 func etcdMember(s *Spec, n Node, at site) supervise.Process {
 	args := []string{at.program("apiserver"), "etcd",
 		"--etcd-name=" + n.Name,
@@ -116,7 +126,7 @@ func etcdMember(s *Spec, n Node, at site) supervise.Process {
 		"--initial-cluster-token=" + s.Name,
 	}
 	if n.Etcd == Joiner {
-		args = append(args, "--join="+etcdURLs(s, n.Name))
+		args = append(append(args, "--join="+etcdURLs(s, n.Name)), etcdClientFlags(at)...)
 	} else {
 		var founders []string
 		for _, m := range s.Masters() {
@@ -145,11 +155,7 @@ func apiserver(s *Spec, n Node, at site) supervise.Process {
 		"--kubelet-certificate-authority=" + at.pki("ca.crt"),
 	}
 	if s.VIP.IsValid() {
-		args = append(args,
-			"--etcd-servers="+etcdURLs(s, ""),
-			"--etcd-cafile="+at.pki("etcd/ca.crt"),
-			"--etcd-certfile="+at.pki("apiserver-etcd-client.crt"),
-			"--etcd-keyfile="+at.pki("apiserver-etcd-client.key"))
+		args = append(append(args, "--etcd-servers="+etcdURLs(s, "")), etcdClientFlags(at)...)
 	} else {
 		args = append(args, "--data-dir="+at.etcdData, "--listen-client-urls="+embeddedSocket)
 	}
@@ -164,7 +170,7 @@ func scheduler(at site) supervise.Process {
 }
 
 func controller(s *Spec, at site) supervise.Process {
-	return supervise.Process{Name: "controller", Args: []string{at.program("controller"),
+	args := []string{at.program("controller"),
 		"--kubeconfig=" + at.conf("controller.conf"),
 		"--client-ca-file=" + at.pki("ca.crt"),
 		"--use-service-account-credentials",
@@ -174,7 +180,14 @@ func controller(s *Spec, at site) supervise.Process {
 		"--root-ca-file=" + at.pki("ca.crt"),
 		"--cluster-signing-cert-file=" + at.pki("ca.crt"),
 		"--cluster-signing-key-file=" + at.pki("ca.key"),
-	}}
+		// A master has the authorities' keys, and renews what is in its own directory.
+		"--renew-certificates-in=" + at.etc,
+		"--renew-authority=" + at.pki("ca.crt") + "," + at.pki("ca.key"),
+	}
+	if s.VIP.IsValid() {
+		args = append(args, "--renew-authority="+at.pki("etcd/ca.crt")+","+at.pki("etcd/ca.key"))
+	}
+	return supervise.Process{Name: "controller", Args: args}
 }
 
 // containerdConfig is a containerd without the parts that Skiff doesn't use,
@@ -197,14 +210,13 @@ func containerdProcess(at site) supervise.Process {
 func agent(s *Spec, n Node, at site) supervise.Process {
 	args := []string{at.program("agent"),
 		"--kubeconfig=" + at.conf("agent.conf"),
-		"--proxy-kubeconfig=" + at.conf("proxy.conf"),
 		"--hostname-override=" + n.Name,
 		"--node-ip=" + n.IP.String(),
 		"--root-dir=/var/lib/kubelet",
 		"--run-dir=/run/skiff-agent",
 		"--registry-hosts-dir=" + at.conf("certs.d"),
 		"--container-runtime-endpoint=/run/containerd/containerd.sock",
-		"--init-path=" + at.program("init"),
+		"--init-path=" + at.init,
 		"--client-ca-file=" + at.pki("ca.crt"),
 		"--tls-cert-file=" + at.pki("agent.crt"),
 		"--tls-private-key-file=" + at.pki("agent.key"),
@@ -212,6 +224,12 @@ func agent(s *Spec, n Node, at site) supervise.Process {
 		"--cluster-domain=" + ClusterDomain,
 		"--cluster-cidr=" + s.PodRange.String(),
 		"--service-cluster-ip-range=" + s.ServiceRange.String(),
+	}
+	if n.Role == Master {
+		args = append(args, "--proxy-kubeconfig="+at.conf("proxy.conf"))
+	} else {
+		// A worker's agent is one identity, which it renews through the apiserver.
+		args = append(args, "--rotate-certificates", "--rotate-server-certificates")
 	}
 	if at.cgroup != "" {
 		args = append(args, "--cgroup-root="+at.cgroup)

@@ -46,15 +46,20 @@ func (s *Serving) certificate() (certificateFunc, error) {
 
 // ReloadingCertificate serves a certificate from files, and reads them anew
 // when they have changed: at most once a second, and only when somebody
-// connects. A pair that can't be read keeps the previous one in use.
+// connects. A pair that can't be read, or doesn't match, keeps the previous one in use.
 func ReloadingCertificate(certFile, keyFile string) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
+	r := &reloading{certFile: certFile, keyFile: keyFile}
+	if _, err := r.get(); err != nil {
 		return nil, fmt.Errorf("serving certificate: %w", err)
 	}
-	r := &reloading{certFile: certFile, keyFile: keyFile, pair: &pair, checked: time.Now()}
-	r.modified = r.modTime()
-	return r.get, nil
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.get() }, nil
+}
+
+// ReloadingClientCertificate is the same for a client's certificate, whose files need not exist
+// before they are needed.
+func ReloadingClientCertificate(certFile, keyFile string) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	r := &reloading{certFile: certFile, keyFile: keyFile}
+	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return r.get() }
 }
 
 type reloading struct {
@@ -66,25 +71,24 @@ type reloading struct {
 	checked  time.Time
 }
 
-func (r *reloading) modTime() time.Time {
-	info, err := os.Stat(r.certFile)
-	if err != nil {
-		return time.Time{}
-	}
-	return info.ModTime()
-}
-
-func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+// get returns the pair. Who writes the files replaces the key first: when the certificate's
+// file has changed, both are there.
+func (r *reloading) get() (*tls.Certificate, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if time.Since(r.checked) < time.Second {
+	if r.pair != nil && time.Since(r.checked) < time.Second {
 		return r.pair, nil
 	}
 	r.checked = time.Now()
-	if modified := r.modTime(); !modified.Equal(r.modified) {
-		if pair, err := tls.LoadX509KeyPair(r.certFile, r.keyFile); err == nil {
-			r.pair, r.modified = &pair, modified
+	info, err := os.Stat(r.certFile)
+	if err == nil && (r.pair == nil || !info.ModTime().Equal(r.modified)) {
+		var pair tls.Certificate
+		if pair, err = tls.LoadX509KeyPair(r.certFile, r.keyFile); err == nil {
+			r.pair, r.modified = &pair, info.ModTime()
 		}
+	}
+	if r.pair == nil {
+		return nil, err
 	}
 	return r.pair, nil
 }

@@ -16,6 +16,8 @@ import (
 type Client struct {
 	Kubeconfig string
 	Master     string
+	// CertificateFile holds certificate and key to show instead of the kubeconfig's; empty: the kubeconfig's.
+	CertificateFile string
 }
 
 // AddFlags registers --kubeconfig and --master.
@@ -35,6 +37,9 @@ func (c *Client) Config(userAgent string) (*rest.Config, error) {
 	config.UserAgent = userAgent + "/" + GitVersion
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	if err := c.follow(config); err != nil {
+		return nil, fmt.Errorf("kubeconfig %q: %w", c.Kubeconfig, err)
+	}
 	return config, nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/client-go/metadata"
 
+	"skiff/pkg/controller/bootstrapsigner"
 	"skiff/pkg/controller/certificates"
 	"skiff/pkg/controller/clusterrole"
 	"skiff/pkg/controller/deployment"
@@ -25,6 +26,8 @@ import (
 	"skiff/pkg/controller/rootca"
 	"skiff/pkg/controller/serviceaccount"
 	"skiff/pkg/controller/tainteviction"
+	"skiff/pkg/controller/tokencleaner"
+	"skiff/pkg/pki/bootstrap"
 )
 
 // row describes one reconciler.
@@ -71,6 +74,9 @@ var catalogue = []row{
 	{"certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", "certificate-controller", plain(certificates.NewApprover)},
 	{"certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", "certificate-controller", makeSigner},
 	{"certificatesigningrequest-cleaner-controller", "csrcleaner", "certificate-controller", "certificate-controller", plain(certificates.NewCleaner)},
+	{"skiff-kubelet-serving-approver", "", bootstrap.Approver, "certificate-controller", plain(certificates.NewServingApprover)},
+	{"bootstrap-signer-controller", "bootstrapsigner", "bootstrap-signer", "bootstrap-signer", plain(bootstrapsigner.New)},
+	{"token-cleaner-controller", "tokencleaner", "token-cleaner", "token-cleaner", plain(tokencleaner.New)},
 	{"node-ipam-controller", "nodeipam", "node-controller", "cidrAllocator", makeNodeIPAM},
 }
 

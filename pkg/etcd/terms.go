@@ -40,7 +40,9 @@ func (t *terms) intercept(ctx context.Context, method string, request, reply any
 	if err != nil && errors.Is(context.Cause(callCtx), rpctypes.ErrGRPCLeaderChanged) {
 		return rpctypes.ErrGRPCLeaderChanged
 	}
-	if r, ok := reply.(interface{ GetHeader() *etcdserverpb.ResponseHeader }); ok && err == nil {
+	if r, ok := reply.(interface {
+		GetHeader() *etcdserverpb.ResponseHeader
+	}); ok && err == nil {
 		t.saw(r.GetHeader().GetRaftTerm())
 	}
 	return err

@@ -24,6 +24,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"k8s.io/client-go/util/cert"
 )
 
 // How long what this package signs is valid, unless a Request says otherwise.
@@ -34,6 +36,9 @@ const (
 
 // Clocks of cluster members may differ: certificates are valid from a little before they are made.
 const backdate = 5 * time.Minute
+
+// tolerance is backdate, or less for a short life.
+func tolerance(life time.Duration) time.Duration { return min(backdate, life/10) }
 
 // A Pair is a certificate and its private key, PEM-encoded.
 type Pair struct {
@@ -136,9 +141,21 @@ func (a *Authority) Pair() Pair { return a.pair }
 
 // Hash is the pin of the authority, in the form of kubeadm's
 // --discovery-token-ca-cert-hash: "sha256:" and the hash of its public key info.
-func (a *Authority) Hash() string {
-	sum := sha256.Sum256(a.Certificate.RawSubjectPublicKeyInfo)
+func (a *Authority) Hash() string { return hash(a.Certificate) }
+
+func hash(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
 	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// Hashes are the pins of the authorities in a PEM bundle, of which there is at least one.
+func Hashes(bundle []byte) ([]string, error) {
+	certificates, err := cert.ParseCertsPEM(bundle)
+	var all []string
+	for _, c := range certificates {
+		all = append(all, hash(c))
+	}
+	return all, err
 }
 
 // Request describes a certificate.
@@ -163,7 +180,7 @@ func (a *Authority) Issue(r Request) (Pair, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: r.CommonName, Organization: r.Organizations},
-		NotBefore: now.Add(-backdate),
+		NotBefore: now.Add(-tolerance(r.Validity)),
 		NotAfter:  now.Add(r.Validity),
 		KeyUsage:  x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 	}

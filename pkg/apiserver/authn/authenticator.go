@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -10,12 +11,15 @@ import (
 	"unicode/utf8"
 
 	"skiff/pkg/apiserver/request"
+	"skiff/pkg/pki/bootstrap"
 )
 
 // Config says how users are recognized.
 type Config struct {
 	Certificates *Certificates // nil: client certificates are not looked at
-	Tokens       *Tokens       // nil: bearer tokens are refused
+	Tokens       *Tokens       // nil: service account tokens are refused
+	// Bootstrap recognizes the tokens of joining machines; nil: they are refused.
+	Bootstrap *BootstrapTokens
 	// NoAnonymous refuses requests without credentials.
 	NoAnonymous bool
 }
@@ -66,10 +70,7 @@ func (a *Authenticator) identify(r *http.Request) (*request.User, error) {
 	if token == "" {
 		return nil, failed
 	}
-	if a.config.Tokens == nil {
-		return nil, errors.Join(failed, errInvalidToken)
-	}
-	user, _, err := a.config.Tokens.Authenticate(r.Context(), token, nil)
+	user, _, err := a.bearer(r.Context(), token, nil)
 	if err != nil {
 		return nil, errors.Join(failed, err)
 	}
@@ -77,6 +78,26 @@ func (a *Authenticator) identify(r *http.Request) (*request.User, error) {
 		r.Header.Set(protocolHeader, strings.Join(protocols, ","))
 	}
 	return user, nil
+}
+
+// bearer returns the user that a token of any kind stands for, and those of the wanted
+// audiences (nil: the server's own) that it is for.
+func (a *Authenticator) bearer(ctx context.Context, token string, audiences []string) (*request.User, []string, error) {
+	if short, err := bootstrap.ParseToken(token); err == nil && a.config.Bootstrap != nil {
+		own := audiences // a bootstrap token is for this server and nobody else
+		if a.config.Tokens != nil {
+			own = a.config.Tokens.ownAudiences(audiences)
+		}
+		if len(audiences) > 0 && len(own) == 0 {
+			return nil, nil, errInvalidToken
+		}
+		user, err := a.config.Bootstrap.Authenticate(ctx, short)
+		return user, own, err
+	}
+	if a.config.Tokens == nil {
+		return nil, nil, errInvalidToken
+	}
+	return a.config.Tokens.Authenticate(ctx, token, audiences)
 }
 
 // authenticated adds the group that every recognized user is in.

@@ -1,7 +1,7 @@
 // Package authn finds out who makes a request.
 //
 // An [Authenticator] looks for a client certificate ([Certificates]), then for a
-// bearer token ([Tokens]); the first that is there decides. A request with neither is
+// bearer token ([Tokens], [BootstrapTokens]); the first that is there decides. A request with neither is
 // system:anonymous; a request with bad credentials is refused, not made anonymous.
 //
 // Tokens are the bound service account tokens of Kubernetes: signed JWTs that name a
@@ -9,6 +9,9 @@
 // [Issuer] signs them for TokenRequest; the same keys are published for others to
 // verify with ([Discovery]). What was verified once is remembered, so that a request
 // costs a hash and two look-ups in memory.
+//
+// A machine that joins has a bootstrap token: the secret of kube-system that holds it is
+// looked up at each request, so that a token ends when its secret does.
 //
 // [Impersonate] turns a user into another, where the first has the right to.
 //

@@ -19,11 +19,7 @@ func (a *Authenticator) ReviewToken(ctx context.Context, in *authenticationv1.To
 	}
 	out := in.DeepCopy()
 	out.Status = authenticationv1.TokenReviewStatus{}
-	if a.config.Tokens == nil {
-		out.Status.Error = errInvalidToken.Error()
-		return out, nil
-	}
-	user, audiences, err := a.config.Tokens.Authenticate(ctx, in.Spec.Token, in.Spec.Audiences)
+	user, audiences, err := a.bearer(ctx, in.Spec.Token, in.Spec.Audiences)
 	if err != nil {
 		out.Status.Error = err.Error()
 		return out, nil

@@ -81,6 +81,14 @@ func (t *Tokens) Authenticate(ctx context.Context, token string, audiences []str
 	return user, matching, err
 }
 
+// ownAudiences are those of the wanted ones that are this server's; all when none is wanted.
+func (t *Tokens) ownAudiences(wanted []string) []string {
+	if len(wanted) == 0 {
+		return t.config.Audiences
+	}
+	return slices.DeleteFunc(slices.Clone(wanted), func(a string) bool { return !slices.Contains(t.config.Audiences, a) })
+}
+
 // verify checks signature and issuer, or remembers that it did.
 func (t *Tokens) verify(token string) (*claims, error) {
 	hash := sha256.Sum256([]byte(token))

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"skiff/pkg/component"
 )
 
 // Config says how the nodes' agents and this server prove to each other who they are.
@@ -23,18 +25,49 @@ type Config struct {
 
 // Nodes reaches the agents of nodes.
 type Nodes struct {
-	config   Config
-	checked  func() (*http.Transport, error)
-	trusting func() (*http.Transport, error)
+	config Config
+
+	mu       sync.Mutex
+	stamp    [2]time.Time // of the files that the transports were made of
+	checked  *http.Transport
+	trusting *http.Transport
 }
 
-// NewNodes makes a Nodes. Files are read when an agent is first called, and the client
-// certificate at every connection, so that it can be renewed.
-func NewNodes(config Config) *Nodes {
-	n := &Nodes{config: config}
-	n.checked = sync.OnceValues(func() (*http.Transport, error) { return n.transport(config.CAFile == "") })
-	n.trusting = sync.OnceValues(func() (*http.Transport, error) { return n.transport(true) })
-	return n
+// NewNodes makes a Nodes. Files are read when an agent is first called, and when they change.
+func NewNodes(config Config) *Nodes { return &Nodes{config: config} }
+
+// get returns the transport for now. One that was made with a certificate since renewed is given up with
+// its connections: agents look at the certificate at each request, and one that is asked often
+// would see the old one past its end.
+func (n *Nodes) get(trusting bool) (*http.Transport, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var stamp [2]time.Time
+	for i, file := range []string{n.config.CertFile, n.config.CAFile} {
+		if info, err := os.Stat(file); err == nil {
+			stamp[i] = info.ModTime()
+		}
+	}
+	if stamp != n.stamp {
+		for _, old := range []*http.Transport{n.checked, n.trusting} {
+			if old != nil {
+				old.CloseIdleConnections()
+			}
+		}
+		n.stamp, n.checked, n.trusting = stamp, nil, nil
+	}
+	made := &n.checked
+	if trusting {
+		made = &n.trusting
+	}
+	if *made == nil {
+		fresh, err := n.transport(trusting || n.config.CAFile == "")
+		if err != nil {
+			return nil, err
+		}
+		*made = fresh
+	}
+	return *made, nil
 }
 
 func (n *Nodes) transport(trusting bool) (*http.Transport, error) {
@@ -50,10 +83,7 @@ func (n *Nodes) transport(trusting bool) (*http.Transport, error) {
 		}
 	}
 	if n.config.CertFile != "" {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(n.config.CertFile, n.config.KeyFile)
-			return &pair, err
-		}
+		config.GetClientCertificate = component.ReloadingClientCertificate(n.config.CertFile, n.config.KeyFile)
 	}
 	return transport(config), nil
 }
@@ -81,11 +111,7 @@ func (n *Nodes) Location(node *corev1.Node, trusting bool) (*url.URL, http.Round
 	if host == "" {
 		return nil, nil, fmt.Errorf("no preferred addresses found; known addresses: %v", node.Status.Addresses)
 	}
-	get := n.checked
-	if trusting {
-		get = n.trusting
-	}
-	rt, err := get()
+	rt, err := n.get(trusting)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -2,9 +2,9 @@
 // and renew their client certificates, signs what is approved for Kubernetes' own
 // signers, and removes requests that are done with.
 //
-// The three are separate reconcilers, so that each can be switched off: somebody else may approve
-// or sign. A kubelet's serving certificate is never approved here, since nobody here can
-// tell which names a node may claim.
+// They are separate reconcilers, so that each can be switched off: somebody else may approve
+// or sign. Serving certificates of nodes, which Kubernetes never approves by itself, are a matter of a reconciler
+// of their own, [ServingApprover], which says what it believes and why.
 package certificates
 
 import (
@@ -28,7 +28,7 @@ import (
 	"skiff/pkg/reconcile"
 )
 
-// Reconciler is one of the three. Its keys are names of requests.
+// Reconciler is one of them. Its keys are names of requests.
 type Reconciler struct {
 	client   kubernetes.Interface
 	requests certslisters.CertificateSigningRequestLister
@@ -45,7 +45,7 @@ func newReconciler(c reconciler.Config) *Reconciler {
 	return &Reconciler{client: c.Client, requests: requests.Lister(), store: requests.Informer(), log: c.Logger}
 }
 
-func (r *Reconciler) perRequest(c reconciler.Config, name string, turn func(context.Context, *certs.CertificateSigningRequest) error) *Reconciler {
+func (r *Reconciler) perRequest(c reconciler.Config, name string, turn func(context.Context, *certs.CertificateSigningRequest) (time.Duration, error)) *Reconciler {
 	r.loop = reconciler.Loop(c, name, 5, reconcile.Config[string]{
 		MinDelay: 200 * time.Millisecond,
 		Reconcile: func(ctx context.Context, name string) (time.Duration, error) {
@@ -53,11 +53,18 @@ func (r *Reconciler) perRequest(c reconciler.Config, name string, turn func(cont
 			if err != nil {
 				return 0, nil
 			}
-			return 0, turn(ctx, csr.DeepCopy())
+			return turn(ctx, csr.DeepCopy())
 		},
 	})
 	reconciler.OnEach(r.store, func(csr *certs.CertificateSigningRequest) { r.loop.Add(csr.Name) })
 	return r
+}
+
+// once is a turn that doesn't ask for another.
+func once(turn func(context.Context, *certs.CertificateSigningRequest) error) func(context.Context, *certs.CertificateSigningRequest) (time.Duration, error) {
+	return func(ctx context.Context, csr *certs.CertificateSigningRequest) (time.Duration, error) {
+		return 0, turn(ctx, csr)
+	}
 }
 
 // Run works until ctx ends.
@@ -68,7 +75,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // NewApprover makes the reconciler that approves client certificates of nodes.
 func NewApprover(c reconciler.Config) *Reconciler {
 	r := newReconciler(c)
-	return r.perRequest(c, "certificate-csrapproving", r.approve)
+	return r.perRequest(c, "certificate-csrapproving", once(r.approve))
 }
 
 func (r *Reconciler) approve(ctx context.Context, csr *certs.CertificateSigningRequest) error {
@@ -119,7 +126,7 @@ func (r *Reconciler) mayCreate(ctx context.Context, csr *certs.CertificateSignin
 func NewSigner(c reconciler.Config, signers map[string]Authority, longest time.Duration) *Reconciler {
 	r := newReconciler(c)
 	r.signers, r.longest = signers, longest
-	return r.perRequest(c, "certificate-csrsigning", r.sign)
+	return r.perRequest(c, "certificate-csrsigning", once(r.sign))
 }
 
 func (r *Reconciler) sign(ctx context.Context, csr *certs.CertificateSigningRequest) error {
