@@ -1,6 +1,7 @@
 // Command bench measures what a cluster costs on this machine: how long it
-// takes to start, to run a pod, to run a hundred, and how much memory it holds
-// when idle. It makes clusters of its own and takes them away again.
+// takes to start, to run a pod, to run a hundred, how much memory it holds
+// when idle, and how long a highly available one takes to go on when something in it
+// breaks. It makes clusters of its own and takes them away again.
 //
 // The machine may be shared and noisy: the figures are for comparing two builds
 // side by side, and no test depends on them.
@@ -32,17 +33,18 @@ const (
 )
 
 func main() {
-	starts := flag.Int("starts", 3, "clusters to start")
+	starts := flag.Int("starts", 3, "clusters to start; 0 leaves out what is measured of one node")
 	pods := flag.Int("pods", 10, "single pods to start")
 	replicas := flag.Int("replicas", 100, "replicas of the deployment")
+	trials := flag.Int("failover", 10, "how often to break each thing of a highly available cluster; 0 leaves that out")
 	flag.Parse()
-	if err := run(*starts, *pods, *replicas); err != nil {
+	if err := run(*starts, *pods, *replicas, *trials); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(starts, pods, replicas int) error {
+func run(starts, pods, replicas, trials int) error {
 	dir, err := os.MkdirTemp("", "skiff-bench-")
 	if err != nil {
 		return err
@@ -54,8 +56,20 @@ func run(starts, pods, replicas int) error {
 		return err
 	}
 	defer cluster.Delete(name, nil)
-
 	ctx := context.Background()
+	if starts > 0 {
+		if err := oneNode(ctx, bin, starts, pods, replicas); err != nil {
+			return err
+		}
+	}
+	if trials > 0 {
+		return failover(ctx, bin, max(1, starts), trials)
+	}
+	return nil
+}
+
+// oneNode measures a cluster of one node.
+func oneNode(ctx context.Context, bin string, starts, pods, replicas int) error {
 	var ready, first []time.Duration
 	var client kubernetes.Interface
 	for i := range starts {
@@ -116,10 +130,10 @@ func run(starts, pods, replicas int) error {
 func report(what string, took []time.Duration, goal string) {
 	slices.Sort(took)
 	if len(took) == 1 {
-		fmt.Printf("%-34s %8s               (%s)\n", what, round(took[0]), goal)
+		fmt.Printf("%-40s %8s               (%s)\n", what, round(took[0]), goal)
 		return
 	}
-	fmt.Printf("%-34s %8s  worst %8s of %d  (%s)\n", what, round(took[len(took)/2]), round(took[len(took)-1]), len(took), goal)
+	fmt.Printf("%-40s %8s  worst %8s of %d  (%s)\n", what, round(took[len(took)/2]), round(took[len(took)-1]), len(took), goal)
 }
 
 func round(d time.Duration) string { return d.Round(time.Millisecond).String() }

@@ -130,6 +130,9 @@ func (l *lock) notice() bool {
 			holder = recordOfEndpoints(l.endpointsNow).HolderIdentity
 		}
 		seen = holder + "," + raw(recordOfLease(l.leaseNow))
+		if renewed := l.leaseNow.Spec.RenewTime; renewed != nil {
+			seen += renewed.Format(time.RFC3339Nano) // the record's times are whole seconds, and renewals come more often
+		}
 	}
 	if seen == l.seen {
 		return false

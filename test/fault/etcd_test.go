@@ -44,6 +44,7 @@ func fullDisk(s *scenario) {
 	s.healthy()
 	at := time.Now()
 	s.must(disk.Fill())
+	s.Cleanup(func() { disk.Free() })
 	s.gaps(at, 5*time.Second, "disk of "+member.String()+" full")
 	s.must(disk.Free())
 	s.healthy()

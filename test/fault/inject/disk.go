@@ -41,7 +41,7 @@ func (d *Disk) swap(ctx context.Context, script string) error {
 	if err := d.etcd.Signal(unix.SIGSTOP); err != nil {
 		return err
 	}
-	_, err := inside(d.etcd.Cluster, d.etcd.Node, "", "--mount", "sh", "-c", script)
+	_, err := inside(d.etcd.Cluster, d.etcd.Node, "", "--mount --pid", "sh", "-c", script)
 	unix.Kill(pid, unix.SIGKILL)
 	if err != nil {
 		return err
@@ -51,13 +51,13 @@ func (d *Disk) swap(ctx context.Context, script string) error {
 
 // Fill leaves no room on the disk.
 func (d *Disk) Fill() error {
-	_, err := inside(d.etcd.Cluster, d.etcd.Node, "", "--mount", "sh", "-c", "dd if=/dev/zero of=/var/lib/etcd/full bs=64k 2>/dev/null; test -s /var/lib/etcd/full")
+	_, err := inside(d.etcd.Cluster, d.etcd.Node, "", "--mount --pid", "sh", "-c", "dd if=/dev/zero of=/var/lib/etcd/full bs=64k 2>/dev/null; test -s /var/lib/etcd/full")
 	return err
 }
 
 // Free makes room again.
 func (d *Disk) Free() error {
-	_, err := inside(d.etcd.Cluster, d.etcd.Node, "", "--mount", "rm", "-f", "/var/lib/etcd/full")
+	_, err := inside(d.etcd.Cluster, d.etcd.Node, "", "--mount --pid", "rm", "-f", "/var/lib/etcd/full")
 	return err
 }
 

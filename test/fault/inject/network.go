@@ -68,13 +68,14 @@ func nft(name, node, script string) error {
 	return err
 }
 
-// inside runs a command in one of a node's namespaces.
-func inside(name, node, stdin, namespace string, command ...string) (string, error) {
+// inside runs a command in some of a node's namespaces, by nsenter's flags.
+func inside(name, node, stdin, namespaces string, command ...string) (string, error) {
 	pid := cluster.InitPid(name, node)
 	if pid == 0 {
 		return "", fmt.Errorf("node %s doesn't run", node)
 	}
-	c := exec.Command("nsenter", append([]string{"--target", strconv.Itoa(pid), namespace, "--"}, command...)...)
+	enter := append([]string{"--target", strconv.Itoa(pid)}, strings.Fields(namespaces)...)
+	c := exec.Command("nsenter", append(append(enter, "--"), command...)...)
 	c.Stdin = strings.NewReader(stdin)
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
