@@ -118,7 +118,9 @@ func (s *scales) ofAny(ctx context.Context, gvk schema.GroupVersionKind, ref *me
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Kind == gvk.Kind && r.Namespaced && !strings.Contains(r.Name, "/") })
+	i := slices.IndexFunc(list.APIResources, func(r metav1.APIResource) bool {
+		return r.Kind == gvk.Kind && r.Namespaced && !strings.Contains(r.Name, "/")
+	})
 	if i < 0 {
 		return nil, &meta.NoKindMatchError{GroupKind: gvk.GroupKind(), SearchedVersions: []string{gvk.Version}}
 	}
