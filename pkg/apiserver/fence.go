@@ -154,5 +154,8 @@ func (s *server) newWrite(ctx context.Context, c *call, obj api.Object) (store.W
 			w.Effects = append(w.Effects, s.services.effect)
 		}
 	}
+	if s.quotas.bear(c) {
+		w.Effects = append(w.Effects, s.quotas.effect(ctx, c))
+	}
 	return w, nil
 }

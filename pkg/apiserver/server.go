@@ -32,6 +32,7 @@ type server struct {
 	discovery *discovery
 	openapi   *openapi.Service
 	services  *allocator
+	quotas    *quotas
 	nodes     *stream.Nodes
 	// stopping ends when the server begins to stop: long-running requests end with it.
 	stopping context.Context
@@ -110,6 +111,7 @@ func newServer(cfg Config) *server {
 	s.discovery = &discovery{server: s}
 	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion})
 	s.services = newAllocator(s)
+	s.quotas = newQuotas(s)
 	s.nodes = stream.NewNodes(cfg.Kubelet)
 	cfg.Health.Ready("etcd", s.store.Ready)
 	return s

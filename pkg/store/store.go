@@ -92,6 +92,9 @@ type Effect struct {
 	// find out from the answer.
 	Else   []clientv3.Op
 	Failed func(*clientv3.TxnResponse) error
+	// Done, when set, is called once for this Effect when its transaction is over, or came to nothing: with the
+	// revision of the commit, else 0. What it was asked under (a lock, say) it can give back then.
+	Done func(revision int64)
 }
 
 // Query selects a list.

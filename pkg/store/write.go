@@ -300,17 +300,25 @@ func (w *write) put(ctx context.Context, obj, old api.Object, replaced *Entry) (
 // returns neither answer nor error, but what the key holds.
 func (w *write) commit(ctx context.Context, revision int64, op clientv3.Op, obj, old api.Object) (*clientv3.TxnResponse, *mvccpb.KeyValue, error) {
 	var effects []Effect
+	var committed int64
+	defer func() {
+		for _, e := range effects {
+			if e.Done != nil {
+				e.Done(committed)
+			}
+		}
+	}()
 	compare := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(w.name), "=", revision)}
 	then, otherwise := []clientv3.Op{op}, []clientv3.Op{clientv3.OpGet(w.name)}
 	for _, ask := range w.Effects {
 		e, err := ask(obj, old)
-		if err == nil {
-			err = w.apart(e.Ops)
-		}
 		if err != nil {
 			return nil, nil, err
 		}
 		effects = append(effects, e)
+		if err := w.apart(e.Ops); err != nil {
+			return nil, nil, err
+		}
 		compare = append(compare, e.Compare...)
 		then = append(then, e.Ops...)
 		otherwise = append(otherwise, e.Else...)
@@ -327,6 +335,7 @@ func (w *write) commit(ctx context.Context, revision int64, op clientv3.Op, obj,
 		return nil, nil, unavailable("writing "+w.key.String(), err)
 	}
 	if answer.Succeeded {
+		committed = answer.Header.Revision
 		return answer, nil, nil
 	}
 	var current *mvccpb.KeyValue
