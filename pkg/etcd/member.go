@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,6 +100,9 @@ func Start(ctx context.Context, config Config) (*Member, error) {
 		return nil, fmt.Errorf("etcd member %s: %w", config.Name, err)
 	}
 	server, err := embed.StartEtcd(ec)
+	if err != nil && strings.Contains(err.Error(), "already been bootstrapped") {
+		err = fmt.Errorf("%w: it has lost its data, and must join the others in place of its former self (--join)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting etcd member %s in %s: %w", config.Name, config.DataDir, err)
 	}

@@ -243,6 +243,9 @@ func TestWipedMemberJoinsAnew(t *testing.T) {
 	c.members[2].Close()
 	c.wipe(2)
 	c.put(c.client, "k", "2")
+	_, err := Start(c.ctx, c.configs[2])
+	wantError(t, err, "lost its data", "--join")
+	c.wipe(2)
 	c.rejoin(2, 0)
 	c.want(2, "k", "2")
 	if c.members[2].ID() == old {
@@ -261,7 +264,7 @@ func TestWipedMemberJoinsAnew(t *testing.T) {
 		t.Error("a member with data joined again")
 	}
 	// Who answers isn't replaced, and a name is used once.
-	_, err := Join(c.ctx, c.client, c.configs[1])
+	_, err = Join(c.ctx, c.client, c.configs[1])
 	wantError(t, err, "is running at "+c.configs[1].Peers.Listen[0])
 	other := c.configs[1]
 	other.Peers.Listen = []string{freeURL(t)}
