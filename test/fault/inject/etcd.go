@@ -16,12 +16,15 @@ import (
 
 // EtcdLeader is the master with the etcd member that leads.
 func EtcdLeader(ctx context.Context, spec *cluster.Spec) (string, error) {
-	pki := filepath.Join(filepath.Dir(cluster.AdminKubeconfig(spec.Name)), "pki")
-	pair, err := tls.LoadX509KeyPair(filepath.Join(pki, "apiserver-etcd-client.crt"), filepath.Join(pki, "apiserver-etcd-client.key"))
+	at, err := cluster.NodeFile(spec.Name, spec.Masters()[0].Name, "/run/skiff/etc/pki")
 	if err != nil {
 		return "", err
 	}
-	ca, err := os.ReadFile(filepath.Join(pki, "etcd/ca.crt"))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(at, "apiserver-etcd-client.crt"), filepath.Join(at, "apiserver-etcd-client.key"))
+	if err != nil {
+		return "", err
+	}
+	ca, err := os.ReadFile(filepath.Join(at, "etcd/ca.crt"))
 	if err != nil {
 		return "", err
 	}

@@ -37,9 +37,7 @@ const ChurnReplicas = 3
 
 // StartChurn begins, in a namespace that nothing else is in.
 func StartChurn(ctx context.Context, config *rest.Config, namespace string) (*Churn, error) {
-	foreign := Foreign(config)
-	foreign.Timeout = patience
-	client, err := kubernetes.NewForConfig(foreign)
+	client, err := kubernetes.NewForConfig(Foreign(config))
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +63,9 @@ func (c *Churn) run(ctx context.Context) {
 		c.made[name] = time.Now()
 		c.mu.Unlock()
 		// One that isn't answered is left: it may be there or not.
-		if _, err := c.client.AppsV1().ReplicaSets(c.namespace).Create(ctx, c.set(name), metav1.CreateOptions{}); err == nil {
+		limited, cancel := context.WithTimeout(ctx, patience)
+		_, err := c.client.AppsV1().ReplicaSets(c.namespace).Create(limited, c.set(name), metav1.CreateOptions{})
+		if cancel(); err == nil {
 			c.mu.Lock()
 			c.sets = append(c.sets, name)
 			c.mu.Unlock()

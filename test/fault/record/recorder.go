@@ -81,7 +81,7 @@ func (r *Recorder) Aside(config *rest.Config) error {
 	return r.client(config, func(c *client) {
 		c.aside = true
 		for n := 0; c.rest(); n++ {
-			c.get(c.ctx, fmt.Sprintf("contest-%d", n%contests))
+			c.get(fmt.Sprintf("contest-%d", n%contests))
 		}
 	})
 }
@@ -95,7 +95,6 @@ type client struct {
 
 func (r *Recorder) client(config *rest.Config, run func(*client)) error {
 	foreign := Foreign(config)
-	foreign.Timeout = patience
 	foreign.Wrap(impatient)
 	set, err := kubernetes.NewForConfig(foreign)
 	if err != nil {
@@ -135,6 +134,11 @@ func (c *client) rest() bool {
 	}
 }
 
+// request is the context of one request.
+func (c *client) request() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.ctx, patience)
+}
+
 func (c *client) now() time.Duration { return time.Since(c.begin) }
 
 // note completes an operation with its answer, and keeps it.
@@ -157,7 +161,9 @@ func (c *client) note(o Operation, written *v1.ConfigMap, err error) {
 }
 
 // get reads a key, and notes it.
-func (c *client) get(ctx context.Context, name string) (*v1.ConfigMap, error) {
+func (c *client) get(name string) (*v1.ConfigMap, error) {
+	ctx, cancel := c.request()
+	defer cancel()
 	o := Operation{Key: name, Kind: Read, Call: c.now()}
 	m, err := c.maps.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -172,7 +178,7 @@ func (c *client) get(ctx context.Context, name string) (*v1.ConfigMap, error) {
 
 func (c *client) read(name string) {
 	for c.rest() {
-		c.get(c.ctx, name)
+		c.get(name)
 	}
 }
 
@@ -183,19 +189,14 @@ func (c *client) swap(name string) {
 	known := false
 	for n := 0; c.rest(); n++ {
 		if !known {
-			m, err := c.get(c.ctx, name)
+			m, err := c.get(name)
 			if err != nil {
 				continue
 			}
 			have, known = m, true
 		}
 		next, o := c.next(name, have, n)
-		var err error
-		if have == nil {
-			next, err = c.maps.Create(c.ctx, next, metav1.CreateOptions{})
-		} else {
-			next, err = c.maps.Update(c.ctx, next, metav1.UpdateOptions{})
-		}
+		next, err := c.write(have, next)
 		c.note(o, next, err)
 		have, known = next, err == nil && n%8 != 0 // now and then look at what the other has made of it
 	}
@@ -212,11 +213,20 @@ func (c *client) next(name string, have *v1.ConfigMap, n int) (*v1.ConfigMap, Op
 	return next, o
 }
 
+func (c *client) write(have, next *v1.ConfigMap) (*v1.ConfigMap, error) {
+	ctx, cancel := c.request()
+	defer cancel()
+	if have == nil {
+		return c.maps.Create(ctx, next, metav1.CreateOptions{})
+	}
+	return c.maps.Update(ctx, next, metav1.UpdateOptions{})
+}
+
 // create makes objects that stay as they are.
 func (c *client) create() {
 	for n := 0; c.rest(); n++ {
 		next, o := c.next(fmt.Sprintf("created-%d", n), nil, n)
-		written, err := c.maps.Create(c.ctx, next, metav1.CreateOptions{})
+		written, err := c.write(nil, next)
 		c.note(o, written, err)
 	}
 }
