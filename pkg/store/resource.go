@@ -11,6 +11,7 @@ import (
 	"github.com/tidwall/btree"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"skiff/pkg/api"
 )
@@ -63,9 +64,15 @@ func (s *Store) resource(ctx context.Context, kind *api.Kind) (*resource, error)
 		s.tasks.Go(r.load)
 	}
 	s.mu.Unlock()
+	live, _ := s.reachable()
 	select {
 	case <-r.loaded:
 		return r, nil
+	case <-live:
+		if r := s.cached(kind); r != nil {
+			return r, nil
+		}
+		return nil, apierrors.NewTimeoutError(ErrOutOfReach.Error()+", and "+kind.Resource+" have not been read yet", 1)
 	case <-s.ctx.Done():
 		return nil, errStopped
 	case <-ctx.Done():
