@@ -44,6 +44,9 @@ type resource struct {
 	backfilling sync.Mutex
 }
 
+// loadTime is how long a read waits for the cache to be filled.
+const loadTime = 10 * time.Second
+
 // resource returns the cache of a kind's resource, which is loaded when it is asked for first.
 func (s *Store) resource(ctx context.Context, kind *api.Kind) (*resource, error) {
 	s.mu.Lock()
@@ -64,15 +67,18 @@ func (s *Store) resource(ctx context.Context, kind *api.Kind) (*resource, error)
 		s.tasks.Go(r.load)
 	}
 	s.mu.Unlock()
-	live, _ := s.reachable()
 	select {
 	case <-r.loaded:
 		return r, nil
-	case <-live:
-		if r := s.cached(kind); r != nil {
-			return r, nil
-		}
-		return nil, apierrors.NewTimeoutError(ErrOutOfReach.Error()+", and "+kind.Resource+" have not been read yet", 1)
+	default:
+	}
+	patience := time.NewTimer(loadTime)
+	defer patience.Stop()
+	select {
+	case <-r.loaded:
+		return r, nil
+	case <-patience.C:
+		return nil, apierrors.NewTimeoutError(kind.StoragePath+" could not be read from etcd yet", 1)
 	case <-s.ctx.Done():
 		return nil, errStopped
 	case <-ctx.Done():
