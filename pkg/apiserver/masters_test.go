@@ -1,6 +1,7 @@
 package apiserver_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"skiff/pkg/apiserver"
+	"skiff/pkg/election"
 	"skiff/pkg/etcd"
 )
 
@@ -228,4 +231,76 @@ func freeURL(t *testing.T) string {
 	}
 	defer l.Close()
 	return "http://" + l.Addr().String()
+}
+
+// Epochs are etcd's, so a fence holds on every server.
+func TestFenceOnEveryServer(t *testing.T) {
+	t.Parallel()
+	one := start(t, advertise("127.0.0.1"))
+	two := over(t, one.etcd, advertise("127.0.0.2"))
+	first := lead(t, one, "POST", "one")
+	if reason := write(t, two, "a", first); reason != "" {
+		t.Errorf("the leader's write on the other server was refused: %s", reason)
+	}
+	second := lead(t, two, "PUT", "two")
+	if reason := write(t, one, "b", first); reason != "Fenced" {
+		t.Errorf("a deposed leader's write: %q", reason)
+	}
+	if code, _, body := raw(t, one, "DELETE", leaders+"/boss", "", ""); code != http.StatusOK {
+		t.Fatalf("%d %s", code, body)
+	}
+	third := lead(t, one, "POST", "two")
+	if reason := write(t, two, "b", second); reason != "Fenced" {
+		t.Errorf("a write under a record that was deleted and made anew: %q", reason)
+	}
+	if reason := write(t, two, "b", third); reason != "" {
+		t.Errorf("the new leader's write was refused: %s", reason)
+	}
+}
+
+// Candidates on two servers: one of them leads, and when it ends the other one does.
+func TestElectionOnTwoServers(t *testing.T) {
+	t.Parallel()
+	one := start(t, advertise("127.0.0.1"))
+	two := over(t, one.etcd, advertise("127.0.0.2"))
+	leads := make(chan int, 2)
+	run := func(n int, i *instance) (stop func()) {
+		config := election.Defaults("boss")
+		config.Client, config.Logger = i.config, slog.New(slog.DiscardHandler)
+		candidate, err := election.New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := candidate.Run(ctx, func(ctx context.Context, won election.Won) error {
+				if won.Revision == 0 {
+					t.Errorf("%d won at no revision", n)
+				}
+				client, err := kubernetes.NewForConfig(won.Config)
+				if err == nil {
+					_, err = client.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("of-%d", n)}}, metav1.CreateOptions{})
+				}
+				if err != nil {
+					t.Errorf("%d leads, and can't write: %v", n, err)
+				}
+				leads <- n
+				<-ctx.Done()
+				return nil
+			}); err != nil {
+				t.Errorf("%d: %v", n, err)
+			}
+		}()
+		return sync.OnceFunc(func() { cancel(); <-done })
+	}
+	stops := []func(){run(0, one), run(1, two)}
+	t.Cleanup(stops[0])
+	t.Cleanup(stops[1])
+	first := <-leads
+	stops[first]()
+	if second := <-leads; second == first {
+		t.Errorf("%d leads again after it ended", first)
+	}
 }
