@@ -128,6 +128,9 @@ func (t *resuming) RoundTrip(r *http.Request) (*http.Response, error) {
 	for delay := 20 * time.Millisecond; ; delay = min(2*delay, 250*time.Millisecond) {
 		response, err := t.next.RoundTrip(r)
 		if !worthRepeating(response, err, watch) || r.Context().Err() != nil || !watch && time.Since(begun) > readPatience {
+			if watch && err == nil {
+				response.Body = watchBody{response.Body}
+			}
 			return response, err
 		}
 		if response != nil {
@@ -151,6 +154,18 @@ func worthRepeating(response *http.Response, err error, watch bool) bool {
 	}
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	return !untrusted
+}
+
+// watchBody ends a watch whose connection is lost as one that was closed: after any other error informers list
+// everything again.
+type watchBody struct{ io.ReadCloser }
+
+func (b watchBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 // WaitForServer returns when an apiserver is ready, or with ctx's error.

@@ -182,7 +182,8 @@ func TestShared(t *testing.T) {
 // While no server answers, an informer's watch waits, and then goes on where it was, without a list.
 func TestWatchResumes(t *testing.T) {
 	var lists, watches atomic.Int32
-	var resumed atomic.Value
+	var resumed atomic.Bool
+	broken := make(chan struct{})
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		q := r.URL.Query()
@@ -202,7 +203,11 @@ func TestWatchResumes(t *testing.T) {
 		}
 		fmt.Fprint(w, `{"type":"ADDED","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","resourceVersion":"8"}}}`+"\n")
 		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
+		select {
+		case <-r.Context().Done():
+		case <-broken:
+			panic(http.ErrAbortHandler)
+		}
 	})
 	serve := func(where string) *httptest.Server {
 		s := httptest.NewUnstartedServer(handler)
@@ -236,6 +241,8 @@ func TestWatchResumes(t *testing.T) {
 		}
 	}
 	until("the first watch", func() bool { return informer.LastSyncResourceVersion() == "8" })
+	broken <- struct{}{}
+	until("the watch's return after its stream broke", func() bool { return resumed.Swap(false) })
 	one.CloseClientConnections()
 	one.Listener.Close() // requests of its that still run don't matter
 	until("the server's end", func() bool {
@@ -247,7 +254,7 @@ func TestWatchResumes(t *testing.T) {
 	})
 	two := serve(where)
 	t.Cleanup(two.CloseClientConnections)
-	until("the watch's return", func() bool { return resumed.Load() != nil })
+	until("the watch's return", func() bool { return resumed.Load() })
 	cancel()
 	if lists.Load() != 1 {
 		t.Errorf("%d lists", lists.Load())
