@@ -62,8 +62,10 @@ type Interface interface {
 
 	// Revision is the store's current revision, by a quorum read.
 	Revision(ctx context.Context) (int64, error)
-	// Ready reports why reads can't be served now; nil when they can.
-	Ready() error
+	// Ready reports why consistent reads can't be served now; nil when they can. It tries, until ctx ends.
+	Ready(ctx context.Context) error
+	// NoSpace says that etcd refused the last write for want of space. Reads and deletions go on.
+	NoSpace() bool
 }
 
 // Write says what a write is conditional on, and what else its transaction holds.
