@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"skiff/pkg/pki/bootstrap"
 )
 
 // Progress is told what is going on: it is called when a step begins, and what
@@ -165,7 +167,11 @@ func start(ctx context.Context, s *Spec, l layout, nodes []Node, wait time.Durat
 	if errors.As(err, &late) {
 		return diagnose(l, late.node, "agent", err)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return bootstrap.Ensure(ctx, api, bootstrap.Cluster{Server: s.Server(), CA: a.api.Pair().Cert,
+		Settings: bootstrap.Settings{"cluster-cidr": s.PodRange.String()}})
 }
 
 func counted(n int, what string) string {

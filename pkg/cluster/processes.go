@@ -75,7 +75,7 @@ func processes(s *Spec, n Node, at site) []supervise.Process {
 		if s.VIP.IsValid() {
 			list = append(list, etcdMember(s, n, at))
 		}
-		list = append(list, apiserver(s, n, at), scheduler(at), controller(s, at))
+		list = append(list, apiserver(s, n, at), scheduler(s, at), controller(s, at))
 	}
 	if n.Role == Master && s.VIP.IsValid() {
 		list = append(list, balancer(s, at.etc), keepalived(at.etc))
@@ -116,7 +116,8 @@ func etcdMember(s *Spec, n Node, at site) supervise.Process {
 		"--etcd-name=" + n.Name,
 		"--data-dir=" + at.etcdData,
 		"--listen-peer-urls=" + urlOf(n.IP, peerPort),
-		"--listen-client-urls=" + urlOf(n.IP, clientPort),
+		"--listen-client-urls=" + urlOf(n.IP, clientPort) + "," + urlOf(loopback, clientPort),
+		"--advertise-client-urls=" + urlOf(n.IP, clientPort),
 		"--peer-cert-file=" + at.pki("etcd/peer.crt"),
 		"--peer-key-file=" + at.pki("etcd/peer.key"),
 		"--peer-trusted-ca-file=" + at.pki("etcd/ca.crt"),
@@ -155,35 +156,47 @@ func apiserver(s *Spec, n Node, at site) supervise.Process {
 		"--kubelet-certificate-authority=" + at.pki("ca.crt"),
 	}
 	if s.VIP.IsValid() {
-		args = append(append(args, "--etcd-servers="+etcdURLs(s, "")), etcdClientFlags(at)...)
+		args = append(args, "--shutdown-delay-duration=1s", "--etcd-servers="+etcdURLs(s, ""))
+		args = append(args, etcdClientFlags(at)...)
 	} else {
 		args = append(args, "--data-dir="+at.etcdData, "--listen-client-urls="+embeddedSocket)
 	}
 	return supervise.Process{Name: "apiserver", Args: args}
 }
 
-func scheduler(at site) supervise.Process {
-	return supervise.Process{Name: "scheduler", Args: []string{at.program("scheduler"),
-		"--kubeconfig=" + at.conf("scheduler.conf"),
-		"--client-ca-file=" + at.pki("ca.crt"),
-	}}
+// clientFlags are the way of a component to the API: its kubeconfig, and with several masters
+// their own apiservers for when nobody answers at the virtual address.
+func clientFlags(s *Spec, at site, kubeconfig string) []string {
+	flags := []string{"--kubeconfig=" + at.conf(kubeconfig)}
+	if s.VIP.IsValid() {
+		var servers []string
+		for _, m := range s.Masters() {
+			servers = append(servers, netip.AddrPortFrom(m.IP, apiPort).String())
+		}
+		flags = append(flags, "--fallback-servers="+strings.Join(servers, ","))
+	}
+	return flags
+}
+
+func scheduler(s *Spec, at site) supervise.Process {
+	args := append([]string{at.program("scheduler")}, clientFlags(s, at, "scheduler.conf")...)
+	return supervise.Process{Name: "scheduler", Args: append(args, "--client-ca-file="+at.pki("ca.crt"))}
 }
 
 func controller(s *Spec, at site) supervise.Process {
-	args := []string{at.program("controller"),
-		"--kubeconfig=" + at.conf("controller.conf"),
-		"--client-ca-file=" + at.pki("ca.crt"),
+	args := append([]string{at.program("controller")}, clientFlags(s, at, "controller.conf")...)
+	args = append(args,
+		"--client-ca-file="+at.pki("ca.crt"),
 		"--use-service-account-credentials",
 		"--allocate-node-cidrs",
-		"--cluster-cidr=" + s.PodRange.String(),
-		"--service-cluster-ip-range=" + s.ServiceRange.String(),
-		"--root-ca-file=" + at.pki("ca.crt"),
-		"--cluster-signing-cert-file=" + at.pki("ca.crt"),
-		"--cluster-signing-key-file=" + at.pki("ca.key"),
+		"--cluster-cidr="+s.PodRange.String(),
+		"--service-cluster-ip-range="+s.ServiceRange.String(),
+		"--root-ca-file="+at.pki("ca.crt"),
+		"--cluster-signing-cert-file="+at.pki("ca.crt"),
+		"--cluster-signing-key-file="+at.pki("ca.key"),
 		// A master has the authorities' keys, and renews what is in its own directory.
-		"--renew-certificates-in=" + at.etc,
-		"--renew-authority=" + at.pki("ca.crt") + "," + at.pki("ca.key"),
-	}
+		"--renew-certificates-in="+at.etc,
+		"--renew-authority="+at.pki("ca.crt")+","+at.pki("ca.key"))
 	if s.VIP.IsValid() {
 		args = append(args, "--renew-authority="+at.pki("etcd/ca.crt")+","+at.pki("etcd/ca.key"))
 	}
@@ -208,23 +221,22 @@ func containerdProcess(at site) supervise.Process {
 }
 
 func agent(s *Spec, n Node, at site) supervise.Process {
-	args := []string{at.program("agent"),
-		"--kubeconfig=" + at.conf("agent.conf"),
-		"--hostname-override=" + n.Name,
-		"--node-ip=" + n.IP.String(),
+	args := append([]string{at.program("agent")}, clientFlags(s, at, "agent.conf")...)
+	args = append(args,
+		"--hostname-override="+n.Name,
+		"--node-ip="+n.IP.String(),
 		"--root-dir=/var/lib/kubelet",
 		"--run-dir=/run/skiff-agent",
-		"--registry-hosts-dir=" + at.conf("certs.d"),
+		"--registry-hosts-dir="+at.conf("certs.d"),
 		"--container-runtime-endpoint=/run/containerd/containerd.sock",
-		"--init-path=" + at.init,
-		"--client-ca-file=" + at.pki("ca.crt"),
-		"--tls-cert-file=" + at.pki("agent.crt"),
-		"--tls-private-key-file=" + at.pki("agent.key"),
-		"--cluster-dns=" + s.DNS().String(),
-		"--cluster-domain=" + ClusterDomain,
-		"--cluster-cidr=" + s.PodRange.String(),
-		"--service-cluster-ip-range=" + s.ServiceRange.String(),
-	}
+		"--init-path="+at.init,
+		"--client-ca-file="+at.pki("ca.crt"),
+		"--tls-cert-file="+at.pki("agent.crt"),
+		"--tls-private-key-file="+at.pki("agent.key"),
+		"--cluster-dns="+s.DNS().String(),
+		"--cluster-domain="+ClusterDomain,
+		"--cluster-cidr="+s.PodRange.String(),
+		"--service-cluster-ip-range="+s.ServiceRange.String())
 	if n.Role == Master {
 		args = append(args, "--proxy-kubeconfig="+at.conf("proxy.conf"))
 	} else {
