@@ -5,32 +5,24 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
+	"skiff/pkg/component"
 	"skiff/pkg/pki/bootstrap"
 )
 
-// adminConfig is the way to the API as its administrator.
+// adminConfig is the way to the API as its administrator. The virtual address may move while a
+// cluster starts, and its dialer doesn't wait for one that nobody has.
 func adminConfig(l layout) (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", l.adminConfig())
-	if err != nil {
-		return nil, err
-	}
-	config.QPS = -1
-	// A virtual address that nobody has yet is asked for again, not waited for.
-	config.Dial = (&net.Dialer{Timeout: time.Second}).DialContext
-	return config, nil
+	return (&component.Client{Kubeconfig: l.adminConfig()}).Config("ctl")
 }
 
 // api is the administrator's view of a cluster.
@@ -43,7 +35,6 @@ func connectAPI(l layout) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.ContentType = runtime.ContentTypeProtobuf
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err
@@ -81,6 +72,22 @@ func (a *api) furnish(ctx context.Context, s *Spec) error {
 		return fmt.Errorf("service kube-dns: %w", err)
 	}
 	return a.announceRegistry(ctx, s)
+}
+
+// persist does what may be repeated, until it is done or the API itself refuses it: a
+// connection may break in the middle.
+func persist(ctx context.Context, do func(context.Context) error) error {
+	for {
+		err := do(ctx)
+		if err == nil || apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func dnsService(s *Spec) *v1.Service {

@@ -154,7 +154,9 @@ func start(ctx context.Context, s *Spec, l layout, nodes []Node, wait time.Durat
 	if err := progress.do("Waiting for the API", func() error { return api.ready(ctx) }); err != nil {
 		return diagnose(l, s.Masters()[0].Name, "apiserver", err)
 	}
-	if err := progress.do("Setting up the cluster's own objects", func() error { return api.furnish(ctx, s) }); err != nil {
+	if err := progress.do("Setting up the cluster's own objects", func() error {
+		return persist(ctx, func(ctx context.Context) error { return api.furnish(ctx, s) })
+	}); err != nil {
 		return diagnose(l, s.Masters()[0].Name, "apiserver", err)
 	}
 	err = progress.do("Waiting for "+counted(len(nodes), "node")+" to be Ready", func() error {
@@ -170,8 +172,8 @@ func start(ctx context.Context, s *Spec, l layout, nodes []Node, wait time.Durat
 	if err != nil {
 		return err
 	}
-	return bootstrap.Ensure(ctx, api, bootstrap.Cluster{Server: s.Server(), CA: a.api.Pair().Cert,
-		Settings: bootstrap.Settings{"cluster-cidr": s.PodRange.String()}})
+	known := bootstrap.Cluster{Server: s.Server(), CA: a.api.Pair().Cert, Settings: bootstrap.Settings{"cluster-cidr": s.PodRange.String()}}
+	return persist(ctx, func(ctx context.Context) error { return bootstrap.Ensure(ctx, api, known) })
 }
 
 func counted(n int, what string) string {
