@@ -18,13 +18,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/record"
 )
 
 // Kinds of lock, by the names that the flag takes.
@@ -208,8 +206,8 @@ func (e *Election) Run(ctx context.Context, lead func(context.Context, Won) erro
 // any more, and only a process that has ended is started anew.
 const lastWords = 3 * time.Second
 
-// newLock makes the lock with clients of its own, and the recorder of its
-// events. The returned function stops the recorder.
+// newLock makes the lock with clients of its own. The returned function waits for its
+// events to be told.
 func (e *Election) newLock(f *fence) (*lock, func(), error) {
 	config := rest.CopyConfig(e.config.Client)
 	config.Wrap(f.learn)
@@ -219,23 +217,37 @@ func (e *Election) newLock(f *fence) (*lock, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("leader election: client: %w", err)
 	}
-	patient := rest.CopyConfig(config) // the lock's client has deadlines of its own, and a watch
-	patient.Timeout = 10 * time.Second
-	events, err := coreclient.NewForConfig(patient)
-	if err != nil {
-		return nil, nil, fmt.Errorf("leader election: client: %w", err)
-	}
-	broadcaster := record.NewBroadcaster()
-	broadcaster.StartRecordingToSink(&coreclient.EventSinkImpl{Interface: events.Events(e.config.Namespace)})
+	events, stop := tellEvents(client.CoreV1().Events(e.config.Namespace))
 	l := &lock{namespace: e.config.Namespace, name: e.config.Name, identity: e.identity,
-		leases:   client.CoordinationV1().Leases(e.config.Namespace),
-		recorder: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: e.config.Name}),
-		fence:    f, duration: e.config.LeaseDuration, callTimeout: max(time.Second, e.config.RenewDeadline/2),
+		leases: client.CoordinationV1().Leases(e.config.Namespace),
+		events: events, fence: f, duration: e.config.LeaseDuration, callTimeout: max(time.Second, e.config.RenewDeadline/2),
 		jitter: e.config.RetryPeriod / 3, watched: make(chan *coordinationv1.Lease, 1)}
 	if e.config.ResourceLock == EndpointsLeases {
 		l.endpoints = client.CoreV1().Endpoints(e.config.Namespace)
 	}
-	return l, broadcaster.Shutdown, nil
+	return l, stop, nil
+}
+
+// tellEvents sends what comes on the channel until stop is called, which waits a moment for the last ones. (client-go's
+// broadcaster loses those, or keeps a process from ending for as long as the apiserver doesn't answer.)
+func tellEvents(client coreclient.EventInterface) (events chan<- *corev1.Event, stop func()) {
+	const moment = time.Second
+	queue, told := make(chan *corev1.Event, 4), make(chan struct{})
+	go func() {
+		defer close(told)
+		for event := range queue {
+			ctx, cancel := context.WithTimeout(context.Background(), moment)
+			_, _ = client.Create(ctx, event, metav1.CreateOptions{}) // who leads stands in the lock, too
+			cancel()
+		}
+	}()
+	return queue, func() {
+		close(queue)
+		select {
+		case <-told:
+		case <-time.After(moment):
+		}
+	}
 }
 
 // watch tells the lock about changes of the Lease, until ctx ends.

@@ -20,7 +20,6 @@ import (
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
-	"k8s.io/client-go/tools/record"
 )
 
 // lock is the resourcelock.Interface that client-go's elector drives. All its
@@ -29,7 +28,7 @@ type lock struct {
 	namespace, name, identity string
 	endpoints                 coreclient.EndpointsInterface // nil: the Lease alone is the lock
 	leases                    coordinationclient.LeaseInterface
-	recorder                  record.EventRecorder
+	events                    chan<- *corev1.Event
 	fence                     *fence
 	duration, callTimeout     time.Duration
 	jitter                    time.Duration              // at most this long before an expired lock is tried
@@ -56,8 +55,15 @@ func (l *lock) Describe() string { return l.namespace + "/" + l.name }
 // RecordEvent tells it of both halves, as client-go's lock of this kind did.
 func (l *lock) RecordEvent(what string) {
 	tell := func(apiVersion, kind string, uid types.UID) {
-		half := &corev1.ObjectReference{APIVersion: apiVersion, Kind: kind, Namespace: l.namespace, Name: l.name, UID: uid}
-		l.recorder.Eventf(half, corev1.EventTypeNormal, "LeaderElection", "%s %s", l.identity, what)
+		now := metav1.Now()
+		event := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: l.namespace, GenerateName: l.name + "."},
+			InvolvedObject: corev1.ObjectReference{APIVersion: apiVersion, Kind: kind, Namespace: l.namespace, Name: l.name, UID: uid},
+			Type:           corev1.EventTypeNormal, Reason: "LeaderElection", Message: l.identity + " " + what,
+			Source: corev1.EventSource{Component: l.name}, FirstTimestamp: now, LastTimestamp: now, Count: 1, ReportingController: l.name}
+		select {
+		case l.events <- event:
+		default: // nobody has taken the last ones
+		}
 	}
 	if l.endpointsNow != nil {
 		tell("v1", "Endpoints", l.endpointsNow.UID)
