@@ -20,6 +20,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/api"
@@ -119,6 +120,21 @@ func Usage(gr schema.GroupResource, obj api.Object, now time.Time) corev1.Resour
 		}
 	}
 	return used
+}
+
+// Changed says whether an object counts differently than before: it uses other amounts, or is in another scope.
+func Changed(gr schema.GroupResource, old, current api.Object, now time.Time) bool {
+	before, after := Usage(gr, old, now), Usage(gr, current, now)
+	if !maps.EqualFunc(before, after, func(a, b resource.Quantity) bool { return a.Cmp(b) == 0 }) {
+		return true
+	}
+	switch gr {
+	case pods:
+		return terminating(old.(*corev1.Pod)) != terminating(current.(*corev1.Pod)) // all else is for life
+	case claims:
+		return !slices.Equal(classesOf(old.(*corev1.PersistentVolumeClaim)), classesOf(current.(*corev1.PersistentVolumeClaim)))
+	}
+	return false
 }
 
 // Content is what there is of one resource in a quota's namespace.

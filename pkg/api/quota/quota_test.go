@@ -254,6 +254,27 @@ func TestMatters(t *testing.T) {
 	}
 }
 
+func TestChanged(t *testing.T) {
+	modified := claim("1", "", func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = new("fast") })
+	for name, c := range map[string]struct {
+		of        schema.GroupResource
+		old, next api.Object
+		want      bool
+	}{
+		"same":        {pods, pod("cpu=1", ""), pod("cpu=1000m", ""), false},
+		"started":     {pods, pod("cpu=1", ""), pod("cpu=1", "", phase(corev1.PodRunning)), false},
+		"ended":       {pods, pod("cpu=1", ""), pod("cpu=1", "", phase(corev1.PodSucceeded)), true},
+		"resized":     {pods, pod("cpu=2", ""), pod("cpu=1", ""), true},
+		"limited":     {pods, pod("", ""), pod("", "", deadline), true},
+		"other type":  {services, service("NodePort", 1), service("ClusterIP", 0), true},
+		"other class": {claims, modified, claim("1", ""), true},
+	} {
+		if got := Changed(c.of, c.old, c.next, now); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestSum(t *testing.T) {
 	q := quotaOf("q", "pods=9 count/pods=9 cpu=9 secrets=9 count/secrets=9", "")
 	content := Content{Resource: pods, Objects: []api.Object{pod("cpu=1", ""), pod("cpu=2", "", phase(corev1.PodFailed)), pod("cpu=500m", "")}}

@@ -113,8 +113,7 @@ func changed[T interface {
 	if old == none || !r.anyQuota(old.GetNamespace()) {
 		return
 	}
-	now := time.Now()
-	if current == none || !same(quota.Usage(gr, old, now), quota.Usage(gr, current, now)) {
+	if current == none || quota.Changed(gr, old, current, time.Now()) {
 		r.released(gr, old.GetNamespace())
 	}
 }
