@@ -9,14 +9,18 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 
 	"skiff/pkg/agent"
 	"skiff/pkg/agent/rotation"
@@ -109,8 +113,16 @@ func (w *wiring) parse() (err error) {
 }
 
 func (w *wiring) connect() error {
+	servers, err := component.LoadServers(filepath.Join(w.rootDir, "apiservers"))
+	if err != nil {
+		return err
+	}
+	w.options.client.Servers = servers
 	config, err := w.options.client.Config("kubelet")
 	if err != nil {
+		return err
+	}
+	if config, err = component.Shared(config); err != nil {
 		return err
 	}
 	w.config = config
@@ -126,7 +138,7 @@ func (w *wiring) connect() error {
 	}
 	watcher := w.options.client
 	if w.proxyKubeconfig != "" {
-		watcher = component.Client{Kubeconfig: w.proxyKubeconfig, Master: watcher.Master}
+		watcher.Kubeconfig, watcher.CertificateFile = w.proxyKubeconfig, ""
 	}
 	if config, err = watcher.Config("kube-proxy"); err != nil {
 		return err
@@ -136,7 +148,34 @@ func (w *wiring) connect() error {
 		return fmt.Errorf("client: %w", err)
 	}
 	w.shared = informers.NewSharedInformerFactory(proxyClient, 0)
-	return nil
+	return w.learnServers(servers)
+}
+
+// learnServers keeps in mind which apiservers there are, for when the one of the kubeconfig is gone.
+func (w *wiring) learnServers(servers *component.Servers) error {
+	if !slices.Contains(w.roles, "proxy") && !slices.Contains(w.roles, "dns") {
+		return nil // nobody watches slices, and who runs pods alone may not
+	}
+	learn := func(object any) {
+		slice, ok := object.(*discoveryv1.EndpointSlice)
+		if !ok || slice.Namespace != metav1.NamespaceDefault || slice.Labels[discoveryv1.LabelServiceName] != "kubernetes" {
+			return
+		}
+		var addresses []string
+		for _, port := range slice.Ports {
+			for _, endpoint := range slice.Endpoints {
+				if port.Port != nil && len(endpoint.Addresses) > 0 {
+					addresses = append(addresses, net.JoinHostPort(endpoint.Addresses[0], strconv.Itoa(int(*port.Port))))
+				}
+			}
+		}
+		if err := servers.Learn(addresses); err != nil {
+			w.log.Warn("learn the apiservers", "err", err)
+		}
+	}
+	_, err := w.shared.Discovery().V1().EndpointSlices().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: learn, UpdateFunc: func(_, object any) { learn(object) }})
+	return err
 }
 
 // ownAddress is the address from which this machine talks to the apiserver. No

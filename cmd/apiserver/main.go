@@ -44,6 +44,7 @@ type options struct {
 	security                     apiserver.Security
 	anonymous                    bool
 	requestTimeout, drainTimeout time.Duration
+	shutdownDelay                time.Duration
 	minRequestTimeout            int
 	maxInFlight, maxMutating     int
 	eventTTL                     time.Duration
@@ -95,6 +96,7 @@ func command() *cobra.Command {
 	f.IntVar(&o.minRequestTimeout, "min-request-timeout", 1800, "seconds that a watch without a timeout of its own lasts at least")
 	f.IntVar(&o.maxInFlight, "max-requests-inflight", 400, "reading requests served at the same time")
 	f.IntVar(&o.maxMutating, "max-mutating-requests-inflight", 200, "writing requests served at the same time")
+	f.DurationVar(&o.shutdownDelay, "shutdown-delay-duration", 0, "how long a server that is told to stop serves on while /readyz fails, so that load balancers notice")
 	f.DurationVar(&o.drainTimeout, "shutdown-timeout", 10*time.Second, "how long running requests may take when the server stops")
 	c.AddCommand(memberCommand())
 	return c
@@ -177,7 +179,7 @@ func (o *options) config() (*apiserver.Config, error) {
 		CertFile: o.certFile, KeyFile: o.keyFile,
 		ServiceRange: prefix.Masked(), NodePorts: ports, Kubelet: o.kubelet,
 		RequestTimeout: o.requestTimeout, MinWatch: time.Duration(o.minRequestTimeout) * time.Second,
-		MaxReading: o.maxInFlight, MaxMutating: o.maxMutating, DrainTimeout: o.drainTimeout,
+		MaxReading: o.maxInFlight, MaxMutating: o.maxMutating, DrainTimeout: o.drainTimeout, ShutdownDelay: o.shutdownDelay,
 		Ready: func(address net.Addr) { slog.Info("serving", "address", address.String()) },
 	}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	certs "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	netutils "k8s.io/utils/net"
 
 	"skiff/pkg/component"
@@ -198,6 +199,12 @@ func (o *options) run(ctx context.Context) error {
 	}
 	config, err := o.client.Config("controller")
 	if err != nil {
+		return err
+	}
+	if o.control.Anonymous, err = component.Shared(rest.AnonymousClientConfig(config)); err != nil {
+		return err
+	}
+	if config, err = component.Shared(config); err != nil {
 		return err
 	}
 	client, err := kubernetes.NewForConfig(config)

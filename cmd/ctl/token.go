@@ -153,7 +153,8 @@ func (o *createOptions) prepare(ctx context.Context, client kubernetes.Interface
 		if err != nil || server.Scheme != "https" || server.Host == "" {
 			return nil, fmt.Errorf("%q is not the https:// address of a server (--publish-server)", cluster.Server)
 		}
-		if ip := net.ParseIP(server.Hostname()); server.Hostname() == "localhost" || ip.IsLoopback() || ip.IsUnspecified() {
+		ip := net.ParseIP(server.Hostname())
+		if o.server == "" && (server.Hostname() == "localhost" || ip.IsLoopback() || ip.IsUnspecified()) {
 			return nil, fmt.Errorf("other machines can't reach the apiserver as %s: name an address with --publish-server", cluster.Server)
 		}
 	}

@@ -54,6 +54,9 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if config, err = component.Shared(config); err != nil {
+		return err
+	}
 	access, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("client: %w", err)

@@ -124,7 +124,7 @@ func (s *server) review(w http.ResponseWriter, r *http.Request, c *call, obj api
 func (s *server) readVirtual(w http.ResponseWriter, r *http.Request, c *call) error {
 	etcd := corev1.ComponentStatus{ObjectMeta: metav1.ObjectMeta{Name: "etcd-0"}}
 	condition := corev1.ComponentCondition{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}
-	if err := s.store.Ready(); err != nil {
+	if err := s.store.Ready(r.Context()); err != nil {
 		condition.Status, condition.Message, condition.Error = corev1.ConditionFalse, "", err.Error()
 	}
 	etcd.Conditions = []corev1.ComponentCondition{condition}

@@ -102,6 +102,8 @@ type Config struct {
 	// MaxReading and MaxMutating bound the requests in flight, without long-running ones;
 	// 0 is 400 and 200.
 	MaxReading, MaxMutating int
+	// ShutdownDelay is how long a server that is told to stop serves on, not ready, for load balancers to notice.
+	ShutdownDelay time.Duration
 	// DrainTimeout is how long running requests may take when the server stops; 0 is 10 s.
 	DrainTimeout time.Duration
 	// Ready is called once with the bound address when the server answers.

@@ -189,8 +189,12 @@ func (s *server) prepareNew(ctx context.Context, c *call, obj api.Object, option
 // rehearse asks the effects of a write that won't happen whether they could.
 func rehearse(w store.Write, obj, old api.Object) error {
 	for _, effect := range w.Effects {
-		if _, err := effect(obj, old); err != nil {
+		e, err := effect(obj, old)
+		if err != nil {
 			return err
+		}
+		if e.Done != nil {
+			e.Done(0)
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -27,32 +28,53 @@ const (
 	masterLeaseTTL = 10
 )
 
+const (
+	// goodbye is how long leaving the endpoints may take.
+	goodbye = 2 * time.Second
+	// etcdTime is how long etcd may take to answer.
+	etcdTime = 5 * time.Second
+)
+
 // endpoints keeps this server's key, and the endpoints, until ctx ends; then it takes both away.
 func (s *server) endpoints(ctx context.Context) error {
-	err := s.again(ctx, time.Second, "keep the kubernetes service's endpoints", s.followLeases)
-	// Clients shall stop coming here before the listener closes.
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer close(s.left)
+	var lease clientv3.LeaseID // kept through failures, so that the key stays
+	err := s.again(ctx, time.Second, "keep the kubernetes service's endpoints", func(ctx context.Context) error {
+		return s.followLeases(ctx, &lease)
+	})
+	// Clients shall stop coming here before the listener closes. The lease takes the key along, but not one that
+	// a successor under the same address has put there: that hangs on another lease.
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
 	defer cancel()
-	if _, gone := s.cfg.Etcd.Delete(after, masterLeases+s.cfg.AdvertiseAddress.String()); gone == nil {
+	if _, gone := s.cfg.Etcd.Revoke(after, lease); gone == nil {
 		_ = s.writeEndpoints(after) // the others see the key go, and do it too
 	}
 	return err
 }
 
-// followLeases holds this server's lease and writes the endpoints at each change, until something fails.
-func (s *server) followLeases(ctx context.Context) error {
+// errLeaseLost says that the key has gone, or will.
+var errLeaseLost = errors.New("the master lease was lost")
+
+// followLeases holds this server's lease and writes the endpoints at each change, until something fails. lease is 0
+// when there is none.
+func (s *server) followLeases(ctx context.Context, lease *clientv3.LeaseID) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	lease, err := s.cfg.Etcd.Grant(ctx, masterLeaseTTL)
-	if err != nil {
-		return fmt.Errorf("grant a master lease: %w", err)
-	}
 	defer func() {
-		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		_, _ = s.cfg.Etcd.Revoke(after, lease.ID) // it expires otherwise
+		if errors.Is(err, errLeaseLost) || errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			*lease = 0
+		}
 	}()
-	alive, err := s.cfg.Etcd.KeepAlive(ctx, lease.ID)
+	if *lease == 0 {
+		granting, cancel := context.WithTimeout(ctx, etcdTime)
+		granted, err := s.cfg.Etcd.Grant(granting, masterLeaseTTL)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("grant a master lease: %w", err)
+		}
+		*lease = granted.ID
+	}
+	alive, err := s.cfg.Etcd.KeepAlive(ctx, *lease)
 	if err != nil {
 		return fmt.Errorf("keep the master lease alive: %w", err)
 	}
@@ -63,7 +85,9 @@ func (s *server) followLeases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	put, err := s.cfg.Etcd.Put(ctx, masterLeases+ip, string(value), clientv3.WithLease(lease.ID))
+	putting, done := context.WithTimeout(ctx, etcdTime)
+	put, err := s.cfg.Etcd.Put(putting, masterLeases+ip, string(value), clientv3.WithLease(*lease))
+	done()
 	if err != nil {
 		return fmt.Errorf("write the master lease: %w", err)
 	}
@@ -89,7 +113,7 @@ func nextChange(ctx context.Context, alive <-chan *clientv3.LeaseKeepAliveRespon
 			return nil
 		case _, ok := <-alive:
 			if !ok {
-				return errors.New("the master lease was lost")
+				return errLeaseLost
 			}
 		case change, ok := <-changes:
 			if !ok {
@@ -102,7 +126,9 @@ func nextChange(ctx context.Context, alive <-chan *clientv3.LeaseKeepAliveRespon
 
 // writeEndpoints makes the service's endpoints what the keys say.
 func (s *server) writeEndpoints(ctx context.Context) error {
-	answer, err := s.cfg.Etcd.Get(ctx, masterLeases, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	reading, cancel := context.WithTimeout(ctx, etcdTime)
+	answer, err := s.cfg.Etcd.Get(reading, masterLeases, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	cancel()
 	if err != nil {
 		return fmt.Errorf("read master leases: %w", err)
 	}

@@ -143,9 +143,6 @@ func unhealthyMayGo(b *policyv1.PodDisruptionBudget) bool {
 
 // budgetsOf are the budgets whose selector matches a pod.
 func (s *server) budgetsOf(ctx context.Context, pod *corev1.Pod) ([]*policyv1.PodDisruptionBudget, error) {
-	if len(pod.Labels) == 0 {
-		return nil, nil
-	}
 	kind := s.kind(policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"))
 	page, err := s.store.List(ctx, kind, store.Query{Namespace: pod.Namespace})
 	if err != nil {

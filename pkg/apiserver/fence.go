@@ -108,6 +108,8 @@ func (s *server) sendEpoch(ctx context.Context, w http.ResponseWriter, c *call, 
 	if _, elects := holder(obj); !elects {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTime)
+	defer cancel()
 	key := epochKey(entry.Key.Namespace, entry.Key.Name)
 	answer, err := s.cfg.Etcd.Get(ctx, key)
 	if err == nil && len(answer.Kvs) > 0 && answer.Kvs[0].ModRevision > entry.Revision {
@@ -153,6 +155,9 @@ func (s *server) newWrite(ctx context.Context, c *call, obj api.Object) (store.W
 		case "Service":
 			w.Effects = append(w.Effects, s.services.effect)
 		}
+	}
+	if s.quotas.bear(c) {
+		w.Effects = append(w.Effects, s.quotas.effect(ctx, c))
 	}
 	return w, nil
 }

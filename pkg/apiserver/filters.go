@@ -129,6 +129,12 @@ func (s *server) bound(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info := request.InfoFrom(r.Context())
 		if info.LongRunning() {
+			if s.stopping.Err() != nil { // another server has an answer
+				w.Header().Set("Connection", "close")
+				w.Header().Set("Retry-After", "1")
+				s.writeError(w, r, apierrors.NewServiceUnavailable("the server is stopping"))
+				return
+			}
 			ctx, cancel := context.WithCancel(r.Context())
 			defer cancel()
 			defer context.AfterFunc(s.stopping, cancel)()

@@ -88,12 +88,19 @@ func (i *instance) direct(t testing.TB) func(api.Object) {
 // start runs a server; change may adapt its configuration.
 func start(t testing.TB, change ...func(*apiserver.Config)) *instance {
 	t.Helper()
-	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
-	ctx, cancel := context.WithCancel(context.Background())
-	member, err := etcd.Start(ctx, etcd.Config{DataDir: t.TempDir(), NoSync: true, Log: slog.New(slog.DiscardHandler)})
+	member, err := etcd.Start(t.Context(), etcd.Config{DataDir: t.TempDir(), NoSync: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(member.Close)
+	return over(t, member, change...)
+}
+
+// over runs a server on a member of etcd.
+func over(t testing.TB, member *etcd.Member, change ...func(*apiserver.Config)) *instance {
+	t.Helper()
+	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	ctx, cancel := context.WithCancel(context.Background())
 	rows := catalogue.Default()
 	st := store.New(store.Config{
 		Client: member.Client(), Stored: func(k *api.Kind) *api.Kind { return rows.View().Stored(k) },
@@ -118,12 +125,14 @@ func start(t testing.TB, change ...func(*apiserver.Config)) *instance {
 		c(&cfg)
 	}
 	var group sync.WaitGroup
+	storing, stopStore := context.WithCancel(context.Background()) // after the server
 	group.Go(func() {
-		if err := st.Run(ctx); err != nil {
+		if err := st.Run(storing); err != nil {
 			t.Errorf("store: %v", err)
 		}
 	})
 	group.Go(func() {
+		defer stopStore()
 		if err := apiserver.Run(ctx, cfg); err != nil {
 			t.Errorf("apiserver: %v", err)
 		}
@@ -131,7 +140,6 @@ func start(t testing.TB, change ...func(*apiserver.Config)) *instance {
 	stop := sync.OnceFunc(func() {
 		cancel()
 		group.Wait()
-		member.Close()
 	})
 	t.Cleanup(stop)
 	<-ready

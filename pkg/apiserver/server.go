@@ -32,10 +32,13 @@ type server struct {
 	discovery *discovery
 	openapi   *openapi.Service
 	services  *allocator
+	quotas    *quotas
 	nodes     *stream.Nodes
-	// stopping ends when the server begins to stop: long-running requests end with it.
-	stopping context.Context
-	running  atomic.Int64 // requests
+	// leaving ends when the server is told to stop, stopping when it does: long-running requests end with it.
+	leaving, stopping context.Context
+	// left is closed when this server is no longer among the kubernetes service's endpoints.
+	left    chan struct{}
+	running atomic.Int64 // requests
 }
 
 // Run serves until ctx ends or something fails, then lets running requests finish. What
@@ -47,6 +50,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	s := newServer(cfg)
+	s.leaving = ctx
 	listener := cfg.Listener
 	if listener == nil {
 		address := net.JoinHostPort(cfg.BindAddress, strconv.Itoa(cfg.Port))
@@ -103,6 +107,7 @@ func newServer(cfg Config) *server {
 		codec:    newCodec(),
 		managers: patch.NewManagers(),
 		metrics:  newMetrics(),
+		left:     make(chan struct{}),
 	}
 	if collector, ok := cfg.Store.(prometheus.Collector); ok {
 		s.metrics.registry.MustRegister(collector)
@@ -110,8 +115,9 @@ func newServer(cfg Config) *server {
 	s.discovery = &discovery{server: s}
 	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion})
 	s.services = newAllocator(s)
+	s.quotas = newQuotas(s)
 	s.nodes = stream.NewNodes(cfg.Kubelet)
-	cfg.Health.Ready("etcd", s.store.Ready)
+	s.addChecks(cfg.Health)
 	return s
 }
 
@@ -130,7 +136,9 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	}
 	tlsConfig.GetCertificate = certificate
 
-	s.stopping = ctx
+	stopping, stopLong := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLong()
+	s.stopping = stopping
 	server := &http.Server{
 		Handler:           s.filters(s.router()),
 		TLSConfig:         tlsConfig,
@@ -147,7 +155,8 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		s.drain(server)
+		s.leave()
+		s.drain(server, stopLong)
 	})
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(listener.Addr())
@@ -167,12 +176,24 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 // connections. Waiting for the connections themselves costs a second or more with HTTP/2.
 const quiet = 100 * time.Millisecond
 
-// drain waits for running requests. The long-running ones end by themselves: their clients
+// leave waits until nobody should come here any more, and serves as ever meanwhile: /readyz fails, the endpoints lack this server, and whoever looks
+// at one of them has had the time to.
+func (s *server) leave() {
+	delay := time.After(s.cfg.ShutdownDelay)
+	select {
+	case <-s.left:
+	case <-time.After(goodbye):
+	}
+	<-delay
+}
+
+// drain waits for running requests. The long-running ones are ended: their clients
 // come back elsewhere.
-func (s *server) drain(server *http.Server) {
+func (s *server) drain(server *http.Server, stopLong func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
 	defer cancel()
 	go func() { _ = server.Shutdown(ctx) }() // no new connections, and clients are told to leave
+	stopLong()
 	since := time.Now()
 	for time.Since(since) < quiet && ctx.Err() == nil {
 		if s.running.Load() > 0 {

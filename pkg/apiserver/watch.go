@@ -14,6 +14,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	"google.golang.org/protobuf/encoding/protowire"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -49,20 +50,24 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
 
+	watch, failed := s.store.Watch(ctx, c.kind, store.WatchQuery{
+		Namespace: query.Namespace, Name: query.Name, Labels: query.Labels, Fields: query.Fields,
+		ResourceVersion: options.ResourceVersion, Match: string(options.ResourceVersionMatch),
+		SendInitialEvents: options.SendInitialEvents, Bookmarks: options.AllowWatchBookmarks,
+	})
+	if errors.Is(failed, store.ErrOutOfReach) {
+		w.Header().Set("Connection", "close") // the next connection may lead to a server that reaches it
+		return apierrors.NewTimeoutError(failed.Error(), 1)
+	}
 	out, err := newSink(w, r, frames, cancel)
 	if err != nil {
 		return nil // the upgrade has answered
 	}
 	defer out.close()
-	// Once the stream has begun, errors are events in it. Clients that resume from a
-	// revision that is gone expect just that.
-	watch, err := s.store.Watch(ctx, c.kind, store.WatchQuery{
-		Namespace: query.Namespace, Name: query.Name, Labels: query.Labels, Fields: query.Fields,
-		ResourceVersion: options.ResourceVersion, Match: string(options.ResourceVersionMatch),
-		SendInitialEvents: options.SendInitialEvents, Bookmarks: options.AllowWatchBookmarks,
-	})
-	if err != nil {
-		s.endWatch(ctx, out, frames, err)
+	// Other errors are events in the stream. Clients that resume from a revision that is
+	// gone expect just that.
+	if failed != nil {
+		s.endWatch(ctx, out, frames, failed)
 		return nil
 	}
 	sent := s.metrics.watchEvents.WithLabelValues(c.kind.Group, c.kind.Version, c.kind.Resource)
@@ -95,9 +100,10 @@ func (s *server) watchTime() time.Duration {
 	return s.cfg.MinWatch + rand.N(s.cfg.MinWatch)
 }
 
-// endWatch reports what ended a watch, unless it is its time.
+// endWatch reports what ended a watch, unless it is its time, or the client shall just go on elsewhere:
+// after an error it would list everything again.
 func (s *server) endWatch(ctx context.Context, out sink, frames *framer, err error) {
-	if ctx.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrOutOfReach) {
 		return
 	}
 	st := status(ctx, s.logger, err)

@@ -30,6 +30,7 @@ func TestHealth(t *testing.T) {
 	var h Health
 	h.Live("loop", func() error { return nil })
 	h.Ready("etcd", func() error { return errors.New("no leader") })
+	h.Ready("disk", func() error { return Notice("nearly full") })
 	mux := http.NewServeMux()
 	h.Handle(mux.Handle)
 	for _, c := range []struct {
@@ -39,7 +40,8 @@ func TestHealth(t *testing.T) {
 	}{
 		{"/livez", 200, "ok"},
 		{"/healthz?verbose", 200, "[+]ping ok\n[+]loop ok\nhealthz check passed\n"},
-		{"/readyz", 500, "[+]ping ok\n[+]loop ok\n[-]etcd failed: no leader\nreadyz check failed\n"},
+		{"/readyz", 500, "[+]ping ok\n[+]loop ok\n[-]etcd failed: no leader\n[+]disk ok: nearly full\nreadyz check failed\n"},
+		{"/readyz/disk", 200, "ok"},
 		{"/readyz?exclude=etcd", 200, "ok"},
 		{"/readyz/loop", 200, "ok"},
 		{"/readyz/etcd", 500, "internal server error: no leader\n"},

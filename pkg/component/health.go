@@ -1,6 +1,7 @@
 package component
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -15,6 +16,11 @@ type Health struct {
 	mu     sync.RWMutex
 	checks []check
 }
+
+// Notice is what a check returns that passes and has something to say all the same.
+type Notice string
+
+func (n Notice) Error() string { return string(n) }
 
 type check struct {
 	name     string
@@ -68,7 +74,7 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, endpoint string) 
 			http.Error(w, "404 page not found", http.StatusNotFound)
 			return
 		}
-		if err := checks[i].err(); err != nil {
+		if err := checks[i].err(); failed(err) {
 			http.Error(w, "internal server error: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
@@ -78,21 +84,26 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, endpoint string) 
 
 	exclude := r.URL.Query()["exclude"]
 	var report strings.Builder
-	failed := false
+	broken := false
 	for _, c := range checks {
 		if slices.Contains(exclude, c.name) {
 			fmt.Fprintf(&report, "[+]%s excluded: ok\n", c.name)
 			continue
 		}
-		if err := c.err(); err != nil {
-			failed = true
+		err := c.err()
+		if failed(err) {
+			broken = true
 			fmt.Fprintf(&report, "[-]%s failed: %v\n", c.name, err)
+			continue
+		}
+		if err != nil {
+			fmt.Fprintf(&report, "[+]%s ok: %v\n", c.name, err)
 			continue
 		}
 		fmt.Fprintf(&report, "[+]%s ok\n", c.name)
 	}
 	switch {
-	case failed:
+	case broken:
 		w.WriteHeader(http.StatusInternalServerError)
 		fmt.Fprintf(w, "%s%s check failed\n", report.String(), endpoint)
 	case r.URL.Query().Has("verbose"):
@@ -100,6 +111,11 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, endpoint string) 
 	default:
 		fmt.Fprint(w, "ok")
 	}
+}
+
+func failed(err error) bool {
+	_, notice := errors.AsType[Notice](err)
+	return err != nil && !notice
 }
 
 func (c check) err() error {

@@ -21,9 +21,9 @@ const tokenLifetime = time.Hour
 // asAccount returns a configuration whose requests are made as a service account of
 // kube-system, as system:serviceaccount:kube-system:<name>. The tokens are asked for by root, when
 // the first request needs one; a missing account is made. What wraps base's transport
-// (the leader's fence) is kept, its credentials are not.
-func asAccount(base *rest.Config, root kubernetes.Interface, name string) *rest.Config {
-	config := rest.AnonymousClientConfig(base)
+// (the leader's fence) is kept, its credentials are not: anonymous leads to the same server without any.
+func asAccount(base, anonymous *rest.Config, root kubernetes.Interface, name string) *rest.Config {
+	config := rest.CopyConfig(anonymous)
 	config.WrapTransport = base.WrapTransport
 	config.UserAgent = base.UserAgent + "/system:serviceaccount:" + metav1.NamespaceSystem + ":" + name
 	source := &tokenSource{root: root, name: name}

@@ -12,6 +12,7 @@ import (
 	"skiff/pkg/controller/certificates"
 	"skiff/pkg/controller/clusterrole"
 	"skiff/pkg/controller/deployment"
+	"skiff/pkg/controller/disruption"
 	"skiff/pkg/controller/endpoints"
 	"skiff/pkg/controller/endpointslice"
 	"skiff/pkg/controller/endpointslicemirroring"
@@ -23,6 +24,7 @@ import (
 	"skiff/pkg/controller/podgc"
 	"skiff/pkg/controller/reconciler"
 	"skiff/pkg/controller/replicaset"
+	"skiff/pkg/controller/resourcequota"
 	"skiff/pkg/controller/rootca"
 	"skiff/pkg/controller/serviceaccount"
 	"skiff/pkg/controller/tainteviction"
@@ -65,6 +67,8 @@ var catalogue = []row{
 	{"namespace-controller", "namespace", "namespace-controller", "namespace-controller", makeNamespace},
 	{"serviceaccount-controller", "serviceaccount", "service-account-controller", "service-account-controller", plain(serviceaccount.New)},
 	{"garbage-collector-controller", "garbagecollector", "generic-garbage-collector", "garbage-collector-controller", makeGarbageCollector},
+	{"resourcequota-controller", "resourcequota", "resourcequota-controller", "resourcequota-controller", makeResourceQuota},
+	{"disruption-controller", "disruption", "disruption-controller", "controllermanager", plain(disruption.New)},
 	{"root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", "root-ca-cert-publisher", makeRootCA},
 	{"pod-garbage-collector-controller", "podgc", "pod-garbage-collector", "pod-garbage-collector-controller", makePodGC},
 	{"node-lifecycle-controller", "nodelifecycle", "node-controller", "node-controller", makeNodeLifecycle},
@@ -94,6 +98,10 @@ func makeNamespace(p parts) (func(context.Context) error, error) {
 
 func makeGarbageCollector(p parts) (func(context.Context) error, error) {
 	return garbagecollector.New(p.Config, p.metadata).Run, nil
+}
+
+func makeResourceQuota(p parts) (func(context.Context) error, error) {
+	return resourcequota.New(p.Config, p.metadata).Run, nil
 }
 
 func makeRootCA(p parts) (func(context.Context) error, error) {

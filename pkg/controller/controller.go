@@ -10,6 +10,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -39,6 +40,9 @@ import (
 type Config struct {
 	// Client is the process' own identity. Its writes are fenced if it was won in an election.
 	Client *rest.Config
+	// Anonymous leads to the same apiserver, without credentials: the clients of service accounts are made
+	// of it. nil: Client without its credentials.
+	Anonymous *rest.Config
 	// Controllers selects reconcilers by Kubernetes' names: "foo" is on, "-foo" off, "*" all that are on by default.
 	Controllers []string
 	// UseServiceAccountCredentials has each reconciler act as a service account of its
@@ -116,7 +120,7 @@ type assembly struct {
 func (a *assembly) assemble(row row) (func(context.Context) error, error) {
 	config := a.Client
 	if a.UseServiceAccountCredentials {
-		config = asAccount(a.Client, a.root, row.account)
+		config = asAccount(a.Client, cmp.Or(a.Anonymous, rest.AnonymousClientConfig(a.Client)), a.root, row.account)
 	}
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

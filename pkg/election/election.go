@@ -118,7 +118,7 @@ func (e *Election) Healthy() error { return e.health.Check(nil) }
 
 // Run waits for its turn, and calls lead with a context that ends with the
 // leadership. It returns after lead has: lead's error, nil when ctx ended, or a
-// [*Deposed] error when somebody else leads. When ctx ends the lock is released as soon as lead
+// [*Deposed] error when somebody else leads; then it doesn't wait for lead for long. When ctx ends the lock is released as soon as lead
 // has returned, so that another process can go on at once.
 func (e *Election) Run(ctx context.Context, lead func(context.Context, Won) error) error {
 	if !e.config.Enabled {
@@ -126,7 +126,8 @@ func (e *Election) Run(ctx context.Context, lead func(context.Context, Won) erro
 	}
 	work, stopWork := context.WithCancelCause(ctx)
 	defer stopWork(nil)
-	f := &fence{lock: e.config.Namespace + "/" + e.config.Name, deposed: func(d *Deposed) { stopWork(d) }}
+	gone := make(chan struct{})
+	f := &fence{lock: e.config.Namespace + "/" + e.config.Name, deposed: func(d *Deposed) { stopWork(d); close(gone) }}
 
 	l, stopEvents, err := e.newLock(f)
 	if err != nil {
@@ -178,14 +179,23 @@ func (e *Election) Run(ctx context.Context, lead func(context.Context, Won) erro
 	config := rest.CopyConfig(e.config.Client)
 	config.Wrap(f.guard)
 	done := make(chan error, 1)
-	go func() { done <- lead(work, Won{Config: config, Identity: e.identity, Revision: revision}) }()
+	go func() {
+		defer close(done)
+		done <- lead(work, Won{Config: config, Identity: e.identity, Revision: revision})
+	}()
 	select {
 	case err = <-done:
 	case <-over:
 		f.depose(false, "the lease could not be renewed")
-		err = <-done
+	case <-gone:
 	}
 	if deposed := f.err(); deposed != nil {
+		e.config.Logger.Error("stopping", "error", deposed)
+		select {
+		case <-done:
+		case <-time.After(lastWords):
+			e.config.Logger.Warn("not waiting for the work to end", "lock", f.lock)
+		}
 		return deposed
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -193,6 +203,10 @@ func (e *Election) Run(ctx context.Context, lead func(context.Context, Won) erro
 	}
 	return err
 }
+
+// lastWords is how long the work may take to end when another process leads. None of its writes goes out
+// any more, and only a process that has ended is started anew.
+const lastWords = 3 * time.Second
 
 // newLock makes the lock with clients of its own, and the recorder of its
 // events. The returned function stops the recorder.

@@ -36,6 +36,7 @@ type process struct {
 	delay   time.Duration
 	leading bool
 	since   time.Time
+	lingers time.Duration // how long its work goes on after it should have ended
 }
 
 func (p *process) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -110,6 +111,7 @@ func (p *process) work(ctx context.Context, won Won) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+	time.Sleep(p.lingers)
 	return context.Cause(ctx)
 }
 
@@ -208,7 +210,7 @@ func TestLateWritesAreFenced(t *testing.T) {
 		time.Sleep(time.Second)
 		b := start(t, s, "b")
 		time.Sleep(10 * time.Second)
-		a.set(false, 10*time.Second) // everything on its way takes ten seconds
+		a.set(false, 30*time.Second) // everything on its way takes half a minute, as if it stood still that long
 		err := <-a.done
 		deposed, ok := errors.AsType[*Deposed](err)
 		if !ok {
@@ -217,15 +219,98 @@ func TestLateWritesAreFenced(t *testing.T) {
 		if leads, _ := b.leads(); !leads {
 			t.Error("b doesn't lead")
 		}
-		time.Sleep(20 * time.Second)
+		time.Sleep(time.Minute)
 		end(b)
 		if s.refused == 0 {
 			t.Errorf("no late write was refused (%v)", deposed)
+		}
+		s.noneInterleave(t)
+	})
+}
+
+// noneInterleave checks that nobody wrote after another one had.
+func (s *server) noneInterleave(t *testing.T) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	over := map[string]bool{}
+	for i, w := range s.writes {
+		if i > 0 && s.writes[i-1].by != w.by {
+			over[s.writes[i-1].by] = true
+		}
+		if over[w.by] {
+			t.Fatalf("write %d: %s wrote at %v, after %s had", i, w.by, w.at, s.writes[i-1].by)
+		}
+	}
+}
+
+// Half of the lock is deleted while somebody leads. Without the Lease the leader goes on; without the Endpoints its fence
+// is over, and one of the candidates leads next.
+func TestLockIsDeleted(t *testing.T) {
+	for _, half := range []string{"leases", "endpoints"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(true)
+			a := start(t, s, "a")
+			time.Sleep(time.Second)
+			b := start(t, s, "b")
+			time.Sleep(10 * time.Second)
+			s.remove(half)
+			time.Sleep(5 * time.Second)
+			ofA, _ := a.leads()
+			ofB, _ := b.leads()
+			if stays := half == "leases"; ofA != stays || ofB == stays {
+				t.Errorf("without %s: a leads: %t, b leads: %t", half, ofA, ofB)
+			}
+			endpoints, lease := s.holders()
+			if endpoints == "" || endpoints != lease {
+				t.Errorf("without %s: held by %q and %q", half, endpoints, lease)
+			}
+			end(a, b)
+			s.noneInterleave(t)
+		})
+	}
+}
+
+// A leader whose work doesn't heed its end doesn't keep the process from ending.
+func TestDeposedDoesNotLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(true)
+		a := start(t, s, "a")
+		a.lingers = 20 * time.Second
+		time.Sleep(5 * time.Second)
+		cut := time.Now()
+		a.set(true, 0)
+		err := <-a.done
+		if took := time.Since(cut); !errors.As(err, new(*Deposed)) || took > 10*time.Second {
+			t.Errorf("ended after %v with %v", took, err)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(true)
+		a := start(t, s, "a")
+		time.Sleep(5 * time.Second)
+		end(a)
+		id := a.election.identity
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if want := fmt.Sprintf("[Endpoints: %[1]s became leader Lease: %[1]s became leader Endpoints: %[1]s stopped leading Lease: %[1]s stopped leading]", id); fmt.Sprint(s.events) != want {
+			t.Errorf("told %v, want %s", s.events, want)
 		}
 	})
 }
 
 func TestForeignLeaseHolderIsRespected(t *testing.T) {
+	// Its clock is right, or decades wrong.
+	for _, wrong := range []time.Duration{0, -30 * 365 * 24 * time.Hour, 30 * 365 * 24 * time.Hour} {
+		t.Run(wrong.String(), func(t *testing.T) { foreignLeaseHolder(t, wrong) })
+	}
+}
+
+func foreignLeaseHolder(t *testing.T, wrong time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(false)
 		kube, err := kubernetes.NewForConfig(&rest.Config{Host: "http://server", Transport: s, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
@@ -241,7 +326,7 @@ func TestForeignLeaseHolderIsRespected(t *testing.T) {
 		a := start(t, s, "a")
 		for range 30 { // renewed every two seconds, as Kubernetes' components do
 			time.Sleep(2 * time.Second)
-			lease.Spec.RenewTime = ptr.To(metav1.NowMicro())
+			lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(time.Now().Add(wrong)))
 			if lease, err = leases.Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
 				t.Fatal(err)
 			}
@@ -305,17 +390,9 @@ func TestLeadersNeverInterleave(t *testing.T) {
 				time.Sleep(time.Minute)
 				settled := time.Now()
 				end(processes...)
+				s.noneInterleave(t)
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				over := map[string]bool{}
-				for i, w := range s.writes {
-					if i > 0 && s.writes[i-1].by != w.by {
-						over[s.writes[i-1].by] = true
-					}
-					if over[w.by] {
-						t.Fatalf("write %d: %s wrote at %v, after %s had", i, w.by, w.at, s.writes[i-1].by)
-					}
-				}
 				if len(s.writes) == 0 || settled.Sub(s.writes[len(s.writes)-1].at) > 10*time.Second {
 					t.Error("nobody works in the end")
 				}

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -52,16 +53,18 @@ var _ resourcelock.Interface = (*lock)(nil)
 func (l *lock) Identity() string { return l.identity }
 func (l *lock) Describe() string { return l.namespace + "/" + l.name }
 
+// RecordEvent tells it of both halves, as client-go's lock of this kind did.
 func (l *lock) RecordEvent(what string) {
-	if l.recorder == nil {
-		return
+	tell := func(apiVersion, kind string, uid types.UID) {
+		half := &corev1.ObjectReference{APIVersion: apiVersion, Kind: kind, Namespace: l.namespace, Name: l.name, UID: uid}
+		l.recorder.Eventf(half, corev1.EventTypeNormal, "LeaderElection", "%s %s", l.identity, what)
 	}
-	meta := metav1.ObjectMeta{Namespace: l.namespace, Name: l.name}
+	if l.endpointsNow != nil {
+		tell("v1", "Endpoints", l.endpointsNow.UID)
+	}
 	if l.leaseNow != nil {
-		meta.UID = l.leaseNow.UID
+		tell("coordination.k8s.io/v1", "Lease", l.leaseNow.UID)
 	}
-	subject := &coordinationv1.Lease{TypeMeta: metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}, ObjectMeta: meta}
-	l.recorder.Eventf(subject, corev1.EventTypeNormal, "LeaderElection", "%s %s", l.identity, what)
 }
 
 // Get returns the record of the lock. For a candidate it doesn't return

@@ -34,6 +34,7 @@ type server struct {
 	watchers map[chan []byte]string // path prefix
 	writes   []write
 	refused  int // fenced
+	events   []string
 }
 
 type write struct {
@@ -80,7 +81,11 @@ func (s *server) serve(r *http.Request, body []byte, header http.Header) (any, e
 	resourceOf := schema.GroupResource{Resource: resource}
 	switch {
 	case resource == "events":
-		return &corev1.Event{}, nil
+		var event corev1.Event
+		if err := json.Unmarshal(body, &event); err == nil {
+			s.events = append(s.events, event.InvolvedObject.Kind+": "+event.Message)
+		}
+		return &event, nil
 	case resource == "configmaps":
 		if fence := r.Header.Get(FenceHeader); s.fencing && fence != "kube-system/test="+strconv.FormatInt(s.epoch, 10) {
 			s.refused++
@@ -137,16 +142,16 @@ func (s *server) serve(r *http.Request, body []byte, header http.Header) (any, e
 			header.Set(EpochHeader, strconv.FormatInt(s.epoch, 10))
 		}
 	case *coordinationv1.Lease:
-		s.tell(o, old == nil)
+		kind := "MODIFIED"
+		if old == nil {
+			kind = "ADDED"
+		}
+		s.tell(kind, o)
 	}
 	return object, nil
 }
 
-func (s *server) tell(lease *coordinationv1.Lease, added bool) {
-	kind := "MODIFIED"
-	if added {
-		kind = "ADDED"
-	}
+func (s *server) tell(kind string, lease *coordinationv1.Lease) {
 	withKind := *lease
 	withKind.Kind, withKind.APIVersion = "Lease", "coordination.k8s.io/v1"
 	text, _ := json.Marshal(map[string]any{"type": kind, "object": &withKind})
@@ -187,6 +192,26 @@ func (s *server) watch(r *http.Request) (*http.Response, error) {
 		}
 	}()
 	return &http.Response{StatusCode: http.StatusOK, Header: header, Body: reader, Request: r}, nil
+}
+
+// remove deletes one half of the lock.
+func (s *server) remove(resource string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, object := range s.objects {
+		if !strings.Contains(path, "/"+resource+"/") {
+			continue
+		}
+		s.revision++
+		delete(s.objects, path)
+		object.SetResourceVersion(strconv.FormatInt(s.revision, 10))
+		switch o := object.(type) {
+		case *corev1.Endpoints:
+			s.epoch = s.revision
+		case *coordinationv1.Lease:
+			s.tell("DELETED", o)
+		}
+	}
 }
 
 // holders returns who stands in the two halves of the lock.

@@ -24,8 +24,8 @@ type DialConfig struct {
 // connect yet: calls do, and wait for it.
 //
 // A member that is gone without a word (power, network, a stopped process) is left within
-// about 3 s, and the calls that it had fail; a write that got lost with the leader fails when
-// there is another one. Both may or may not have been done.
+// about 2.5 s, and the calls that it had fail; a write that got lost with the leader fails when
+// there is another one. Either may have been done or not.
 func Dial(config DialConfig) (*clientv3.Client, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,8 +48,8 @@ type Config struct {
 	// Token keeps clusters apart that share a network. Empty: "skiff".
 	Token string
 
-	// Heartbeat and Election are raft's intervals; 0 is 10 ms (20 ms for a member alone, which only
-	// keeps its clock by it) and 100 ms; with Heartbeat given, Election is ten of them.
+	// Heartbeat and Election are raft's intervals; 0 is 50 and 500 ms, and 20 and 100 ms for a member
+	// alone, which only keeps its clock by them; with Heartbeat given, Election is ten of them.
 	Heartbeat, Election time.Duration
 	// Quota is the size in bytes above which writes are refused; 0 is 8 GiB.
 	Quota int64
@@ -98,6 +100,9 @@ func Start(ctx context.Context, config Config) (*Member, error) {
 		return nil, fmt.Errorf("etcd member %s: %w", config.Name, err)
 	}
 	server, err := embed.StartEtcd(ec)
+	if err != nil && strings.Contains(err.Error(), "already been bootstrapped") {
+		err = fmt.Errorf("%w: it has lost its data, and must join the others in place of its former self (--join)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting etcd member %s in %s: %w", config.Name, config.DataDir, err)
 	}
@@ -185,16 +190,13 @@ func (c Config) withDefaults() Config {
 	if c.Token == "" {
 		c.Token = "skiff"
 	}
-	if c.Heartbeat == 0 {
-		c.Heartbeat = 10 * time.Millisecond
-		if len(c.Peers.Listen) == 0 {
-			c.Heartbeat = 20 * time.Millisecond
-		}
-	} else if c.Election == 0 {
-		c.Election = 10 * c.Heartbeat
-	}
-	if c.Election == 0 {
-		c.Election = 100 * time.Millisecond
+	switch {
+	case c.Heartbeat == 0 && len(c.Peers.Listen) == 0:
+		c.Heartbeat = 20 * time.Millisecond
+		c.Election = cmp.Or(c.Election, 5*c.Heartbeat)
+	default:
+		c.Heartbeat = cmp.Or(c.Heartbeat, 50*time.Millisecond)
+		c.Election = cmp.Or(c.Election, 10*c.Heartbeat)
 	}
 	if c.Quota == 0 {
 		c.Quota = 8 << 30

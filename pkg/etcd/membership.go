@@ -57,6 +57,9 @@ func Join(ctx context.Context, client *clientv3.Client, config Config) (Config, 
 
 // join is Join for a member that knows only where its cluster is.
 func (c Config) join(ctx context.Context) (Config, error) {
+	if c.Join.Log == nil {
+		c.Join.Log = c.Log
+	}
 	client, err := Dial(c.Join)
 	if err != nil {
 		return c, err

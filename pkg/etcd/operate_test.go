@@ -12,7 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 )
 
 // The tests here run side by side: they mostly wait, for elections and a second for each member that stops.
@@ -238,6 +243,9 @@ func TestWipedMemberJoinsAnew(t *testing.T) {
 	c.members[2].Close()
 	c.wipe(2)
 	c.put(c.client, "k", "2")
+	_, err := Start(c.ctx, c.configs[2])
+	wantError(t, err, "lost its data", "--join")
+	c.wipe(2)
 	c.rejoin(2, 0)
 	c.want(2, "k", "2")
 	if c.members[2].ID() == old {
@@ -256,7 +264,7 @@ func TestWipedMemberJoinsAnew(t *testing.T) {
 		t.Error("a member with data joined again")
 	}
 	// Who answers isn't replaced, and a name is used once.
-	_, err := Join(c.ctx, c.client, c.configs[1])
+	_, err = Join(c.ctx, c.client, c.configs[1])
 	wantError(t, err, "is running at "+c.configs[1].Peers.Listen[0])
 	other := c.configs[1]
 	other.Peers.Listen = []string{freeURL(t)}
@@ -286,6 +294,7 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 	}
 	c.wipe(1)
 	c.wipe(2)
+	logWrite(t, c.configs[0].DataDir, "last", "kept")
 	for range 2 { // it may be repeated
 		r, err := Recover(c.ctx, RecoverConfig{DataDir: c.configs[0].DataDir, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
@@ -296,6 +305,7 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 		}
 	}
 	c.start(0)
+	c.want(0, "last", "kept")
 	for i := range 50 {
 		c.want(0, fmt.Sprint("k", i), "kept")
 	}
@@ -308,6 +318,37 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 	c.put(c.client, "k", "new")
 	c.want(2, "k", "new")
 	c.healthy(c.client)
+}
+
+// logWrite puts a write into a stopped member's log, as one that the leader has sent and, when most had it, acknowledged,
+// without having told this member yet.
+func logWrite(t *testing.T, dataDir, key, value string) {
+	t.Helper()
+	dir := filepath.Join(dataDir, "member", "wal")
+	snapshots, err := wal.ValidSnapshotEntries(zap.NewNop(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := wal.Open(zap.NewNop(), dir, snapshots[len(snapshots)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	_, state, entries, err := w.ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := proto.Marshal(&etcdserverpb.InternalRaftRequest{Header: &etcdserverpb.RequestHeader{ID: 1},
+		Put: &etcdserverpb.PutRequest{Key: []byte(key), Value: []byte(value)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := entries[len(entries)-1]
+	entry := proto.CloneOf(last)
+	entry.Type, entry.Index, entry.Data = raftpb.EntryNormal.Enum(), new(last.GetIndex()+1), data
+	if err := w.Save(state, []*raftpb.Entry{entry}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func hasDatabase(dir string) bool {

@@ -73,10 +73,12 @@ func (c RecoverConfig) recover(ctx context.Context) (Recovered, error) {
 	}
 	defer os.RemoveAll(work)
 	copied := Config{DataDir: filepath.Join(work, "copy"), Log: c.Log}
-	if err := os.CopyFS(filepath.Join(copied.DataDir, "member"), os.DirFS(original)); err != nil {
+	dir := filepath.Join(copied.DataDir, "member")
+	err = errors.Join(os.CopyFS(dir, os.DirFS(original)), makePrivate(dir), makePrivate(filepath.Join(dir, "snap")))
+	if err != nil {
 		return Recovered{}, err
 	}
-	own, err := commitLog(filepath.Join(copied.DataDir, "member"), copied.zap())
+	own, err := commitLog(dir, copied.zap())
 	if err != nil {
 		return Recovered{}, err
 	}
@@ -92,7 +94,7 @@ func (c RecoverConfig) recover(ctx context.Context) (Recovered, error) {
 	}
 	member.Close()
 
-	made := RestoreConfig{Snapshot: filepath.Join(copied.DataDir, "member", "snap", "db"), Bump: c.Bump,
+	made := RestoreConfig{Snapshot: filepath.Join(dir, "snap", "db"), Bump: c.Bump,
 		Config: Config{Name: own.Name, DataDir: c.DataDir, Token: rand.Text(), Log: c.Log, Peers: Endpoint{Advertise: own.PeerURLs}}}
 	if err := made.build(filepath.Join(work, "new"), true); err != nil {
 		return Recovered{}, err

@@ -307,3 +307,28 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("metrics: %v", got)
 	}
 }
+
+// Whatever becomes of a write, each asking of an effect is told its end once.
+func TestEffectsAreToldTheEnd(t *testing.T) {
+	t.Parallel()
+	s, _ := run(t, newMember(t).etcd.Client())
+	var told []int64
+	tries := 0
+	effect := func(_, _ api.Object) (store.Effect, error) {
+		tries++
+		e := store.Effect{Done: func(revision int64) { told = append(told, revision) }}
+		if tries == 1 {
+			e.Compare = []clientv3.Cmp{clientv3.Compare(clientv3.Version("/registry/nothing"), ">", 0)}
+		}
+		return e, nil
+	}
+	entry, err := createPod(t, s, "x", store.Write{Effects: []func(_, _ api.Object) (store.Effect, error){effect}})
+	if err != nil || len(told) != 2 || told[0] != 0 || told[1] != entry.Revision {
+		t.Errorf("%v, told %v", err, told)
+	}
+	told = nil
+	refuse := func(_, _ api.Object) (store.Effect, error) { return store.Effect{}, errors.New("no") }
+	if _, err := createPod(t, s, "y", store.Write{Effects: []func(_, _ api.Object) (store.Effect, error){effect, refuse}}); err == nil || len(told) != 1 || told[0] != 0 {
+		t.Errorf("%v, told %v", err, told)
+	}
+}

@@ -60,17 +60,23 @@ func unavailable(doing string, err error) error {
 		return apierrors.NewRequestEntityTooLargeError(err.Error())
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure,
-			Code: http.StatusInsufficientStorage, Reason: metav1.StatusReasonInternalError, Message: err.Error()}}
-	case slices.ContainsFunc(transient, func(t error) bool { return errors.Is(err, t) }):
+			Code: http.StatusInternalServerError, Reason: metav1.StatusReasonInternalError, Message: err.Error()}}
+	case inDoubt(err):
 		return apierrors.NewTimeoutError(err.Error(), 1)
 	}
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded:
-		return apierrors.NewTimeoutError(err.Error(), 1)
-	case codes.ResourceExhausted: // gRPC's own limit on messages
+	if status.Code(err) == codes.ResourceExhausted { // gRPC's own limit on messages
 		return apierrors.NewRequestEntityTooLargeError(err.Error())
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// inDoubt says that etcd may have done what it was asked, or may yet, or not.
+func inDoubt(err error) bool {
+	if slices.ContainsFunc(transient, func(t error) bool { return errors.Is(err, t) }) {
+		return true
+	}
+	code := status.Code(err)
+	return code == codes.Unavailable || code == codes.DeadlineExceeded
 }
 
 // transient are failures after which etcd may have done what it was asked, or not.

@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"skiff/pkg/api"
 )
@@ -58,6 +61,7 @@ type Store struct {
 
 	// applied is the revision up to which every cached resource has seen all events.
 	applied atomic.Int64
+	noSpace atomic.Bool
 
 	ctx       context.Context // ends with Run
 	end       context.CancelFunc
@@ -68,9 +72,12 @@ type Store struct {
 	running   bool
 	resources map[string]*resource
 	waiters   []waiter
-	started   chan struct{} // closed when the first watch on etcd stands
-	down      error         // why applied doesn't move; nil when it does
-	asked     time.Time     // when progress was last asked for
+	started   chan struct{}           // closed when the first watch on etcd stands
+	down      error                   // why applied doesn't move; nil when it does
+	live      chan struct{}           // closed while it has been down for long
+	outage    *time.Timer             // closes live
+	renew     context.CancelCauseFunc // ends the watch on etcd that stands
+	asked     time.Time               // when progress was last asked for
 	tasks     sync.WaitGroup
 }
 
@@ -97,6 +104,7 @@ func New(config Config) *Store {
 		config: config, client: config.Client, log: config.Log,
 		resources: map[string]*resource{},
 		started:   make(chan struct{}),
+		live:      make(chan struct{}),
 		metrics:   newMetrics(),
 		down:      errors.New("the watch cache has not started"),
 	}
@@ -136,20 +144,72 @@ func (s *Store) Run(ctx context.Context) error {
 }
 
 // Ready implements [Interface].
-func (s *Store) Ready() error {
+func (s *Store) Ready(ctx context.Context) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.down
+	down := s.down
+	s.mu.Unlock()
+	if down != nil {
+		return down
+	}
+	revision, err := s.Revision(ctx)
+	if err != nil {
+		return fmt.Errorf("etcd serves no consistent read (it has no leader, or no quorum is reached): %w", err)
+	}
+	if err := s.waitFor(ctx, revision); err != nil {
+		return fmt.Errorf("the watch cache has seen revision %d, etcd is at %d: %w", s.applied.Load(), revision, err)
+	}
+	return nil
+}
+
+// NoSpace implements [Interface].
+func (s *Store) NoSpace() bool { return s.noSpace.Load() }
+
+func (s *Store) noteSpace(err error, op clientv3.Op) {
+	switch {
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		s.noSpace.Store(true)
+	case err == nil && op.IsPut():
+		s.noSpace.Store(false)
+	}
 }
 
 // Revision implements [Interface]. Concurrent callers share one round trip.
 func (s *Store) Revision(ctx context.Context) (int64, error) { return s.revision.get(ctx) }
 
+const (
+	// answerTime is how long etcd as a whole may take to answer a small request; electing a leader is included.
+	answerTime = 5 * time.Second
+	// attemptTime is how long one member may: it may stand still, or have forwarded the request to a leader that is gone.
+	attemptTime = 1500 * time.Millisecond
+)
+
+// attempts asks etcd until it answers, but no longer than answerTime. ask must be safe to repeat.
+func (s *Store) attempts(asker context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(asker, answerTime)
+	defer cancel()
+	for {
+		attempt, cancel := context.WithTimeout(ctx, attemptTime)
+		err := ask(attempt)
+		cancel()
+		if err == nil || !inDoubt(err) {
+			return err
+		}
+		if sleep(ctx, 20*time.Millisecond); ctx.Err() != nil {
+			if asker.Err() == nil {
+				s.renewWatch(s.applied.Load()) // it may be waiting for a connection, and say nothing
+			}
+			return fmt.Errorf("etcd has no leader, or does not answer: %w", err)
+		}
+	}
+}
+
 // readRevision is a quorum read: no write that was acknowledged before is missing from it.
 func (s *Store) readRevision() (int64, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	answer, err := s.client.Get(ctx, s.config.Prefix+"/", clientv3.WithKeysOnly())
+	var answer *clientv3.GetResponse
+	err := s.attempts(context.Background(), func(ctx context.Context) (err error) {
+		answer, err = s.client.Get(ctx, s.config.Prefix+"/", clientv3.WithKeysOnly())
+		return err
+	})
 	if err != nil {
 		return 0, unavailable("reading etcd's revision", err)
 	}
@@ -162,7 +222,13 @@ func (s *Store) current(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.waitFor(ctx, revision)
+	waiting, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	err = s.waitFor(waiting, revision)
+	if err != nil && ctx.Err() == nil {
+		return apierrors.NewTimeoutError(fmt.Sprintf("the watch cache has seen revision %d, etcd is at %d", s.applied.Load(), revision), 1)
+	}
+	return err
 }
 
 const (
@@ -171,6 +237,8 @@ const (
 	patience = 3 * time.Millisecond
 	// askAgain is when progress is asked for anew; etcd says nothing while its watcher lags.
 	askAgain = 50 * time.Millisecond
+	// stuck is when a watch that tells neither events nor progress is made anew: its member may be gone without a word.
+	stuck = time.Second
 )
 
 // waitFor waits until every resource has seen all events up to revision. A write to
@@ -189,6 +257,7 @@ func (s *Store) waitFor(ctx context.Context, revision int64) error {
 	s.mu.Unlock()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
+	stands, since := s.applied.Load(), time.Now()
 	for {
 		select {
 		case <-w.done:
@@ -197,6 +266,12 @@ func (s *Store) waitFor(ctx context.Context, revision int64) error {
 			s.forgetWaiter(w)
 			return ctx.Err()
 		case <-timer.C:
+			if applied := s.applied.Load(); applied != stands {
+				stands, since = applied, time.Now()
+			} else if time.Since(since) > stuck {
+				s.renewWatch(applied)
+				since = time.Now()
+			}
 			if s.askProgress() {
 				timer.Reset(askAgain)
 			} else {

@@ -317,7 +317,7 @@ func TestCompactedWhileAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for s.Ready() == nil { // it notices as soon as its channel is closed
+	for s.Ready(t.Context()) == nil { // it notices as soon as its channel is closed
 		time.Sleep(time.Millisecond)
 	}
 	if _, err := client.Compact(t.Context(), now); err != nil {
@@ -345,8 +345,8 @@ func TestCompactedWhileAway(t *testing.T) {
 		t.Errorf("the watch saw %v, want %s", seen, want)
 	}
 	page, err := s.List(t.Context(), storetest.Pods, store.Query{})
-	if err != nil || len(page.Entries) != 4 || s.Ready() != nil {
-		t.Errorf("afterwards: %v, %v, %v", page, err, s.Ready())
+	if err != nil || len(page.Entries) != 4 || s.Ready(t.Context()) != nil {
+		t.Errorf("afterwards: %v, %v, %v", page, err, s.Ready(t.Context()))
 	}
 	_, err = s.Watch(t.Context(), storetest.Pods, store.WatchQuery{ResourceVersion: fmt.Sprint(inGap.Revision)})
 	if !apierrors.IsResourceExpired(err) {
@@ -379,7 +379,7 @@ func TestStopped(t *testing.T) {
 	if _, err := s.List(t.Context(), storetest.Pods, store.Query{}); err == nil {
 		t.Error("a list was answered")
 	}
-	if s.Ready() == nil {
+	if s.Ready(t.Context()) == nil {
 		t.Error("it says that it is ready")
 	}
 	if err := s.Run(t.Context()); err == nil {

@@ -56,8 +56,11 @@ func (s *Store) followOnce(ctx context.Context) error {
 		}
 		s.advance(revision)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.mu.Lock()
+	s.renew = cancel
+	s.mu.Unlock()
 	events := s.client.Watch(streamContext(ctx, "cache"), s.config.Prefix+"/",
 		clientv3.WithPrefix(), clientv3.WithRev(s.applied.Load()+1),
 		clientv3.WithCreatedNotify(), clientv3.WithProgressNotify(), clientv3.WithFragment())
@@ -77,7 +80,20 @@ func (s *Store) followOnce(ctx context.Context) error {
 			s.deliver(answer.Events)
 		}
 	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
 	return errors.New("the watch on etcd was closed")
+}
+
+// renewWatch has the watch made anew, if the cache still stands where it did.
+func (s *Store) renewWatch(applied int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.renew != nil && s.applied.Load() == applied {
+		s.renew(errors.New("it tells neither events nor progress"))
+		s.renew = nil
+	}
 }
 
 // deliver hands events, which are in the order of their revisions and complete for the last one, to their resources.
@@ -123,6 +139,10 @@ func (s *Store) found() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.down = nil
+	if s.outage != nil && !s.outage.Stop() {
+		s.live = make(chan struct{})
+	}
+	s.outage = nil
 	select {
 	case <-s.started:
 	default:
@@ -134,6 +154,30 @@ func (s *Store) lost(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.down = err
+	if s.outage == nil {
+		live := s.live
+		s.outage = time.AfterFunc(outage, func() { close(live) })
+	}
+}
+
+// outage is how long the cache may be cut off from etcd before its watches end: an election is shorter, and
+// whoever watches should know that there is nothing to see here.
+const outage = 2 * time.Second
+
+// ErrOutOfReach ends the watches, and refuses new ones, while etcd has been out of reach for a while: their clients are
+// better off at another server.
+var ErrOutOfReach = errors.New("etcd is out of reach")
+
+// reachable returns a channel that is closed when etcd has been out of reach for a while, and an error if it is already.
+func (s *Store) reachable() (<-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.live:
+		return s.live, fmt.Errorf("%w: %w", ErrOutOfReach, s.down)
+	default:
+		return s.live, nil
+	}
 }
 
 // askProgress has etcd say up to which revision the watch has seen everything. However many

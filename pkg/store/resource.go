@@ -11,6 +11,7 @@ import (
 	"github.com/tidwall/btree"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"skiff/pkg/api"
 )
@@ -43,6 +44,9 @@ type resource struct {
 	backfilling sync.Mutex
 }
 
+// loadTime is how long a read waits for the cache to be filled.
+const loadTime = 10 * time.Second
+
 // resource returns the cache of a kind's resource, which is loaded when it is asked for first.
 func (s *Store) resource(ctx context.Context, kind *api.Kind) (*resource, error) {
 	s.mu.Lock()
@@ -66,6 +70,15 @@ func (s *Store) resource(ctx context.Context, kind *api.Kind) (*resource, error)
 	select {
 	case <-r.loaded:
 		return r, nil
+	default:
+	}
+	patience := time.NewTimer(loadTime)
+	defer patience.Stop()
+	select {
+	case <-r.loaded:
+		return r, nil
+	case <-patience.C:
+		return nil, apierrors.NewTimeoutError(kind.StoragePath+" could not be read from etcd yet", 1)
 	case <-s.ctx.Done():
 		return nil, errStopped
 	case <-ctx.Done():

@@ -62,8 +62,10 @@ type Interface interface {
 
 	// Revision is the store's current revision, by a quorum read.
 	Revision(ctx context.Context) (int64, error)
-	// Ready reports why reads can't be served now; nil when they can.
-	Ready() error
+	// Ready reports why consistent reads can't be served now; nil when they can. It tries, until ctx ends.
+	Ready(ctx context.Context) error
+	// NoSpace says that etcd refused the last write for want of space. Reads and deletions go on.
+	NoSpace() bool
 }
 
 // Write says what a write is conditional on, and what else its transaction holds.
@@ -92,6 +94,9 @@ type Effect struct {
 	// find out from the answer.
 	Else   []clientv3.Op
 	Failed func(*clientv3.TxnResponse) error
+	// Done, when set, is called once for this Effect when its transaction is over, or came to nothing: with the
+	// revision of the commit, else 0. What it was asked under (a lock, say) it can give back then.
+	Done func(revision int64)
 }
 
 // Query selects a list.

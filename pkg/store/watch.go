@@ -78,6 +78,7 @@ type watcher struct {
 	r       *resource
 	filter  filter
 	trigger trigger
+	live    <-chan struct{} // closed when etcd has been out of reach for a while
 
 	initial    []*Entry // still to be sent as ADDED
 	initialEnd bool     // then the bookmark that ends them
@@ -95,11 +96,15 @@ func (s *Store) Watch(ctx context.Context, kind *api.Kind, q WatchQuery) (Watch,
 	if err != nil {
 		return nil, err
 	}
+	live, err := s.reachable()
+	if err != nil {
+		return nil, err
+	}
 	r, err := s.resource(ctx, kind)
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{ctx: ctx, r: r, filter: newFilter(q.Namespace, q.Name, q.Labels, q.Fields)}
+	w := &watcher{ctx: ctx, r: r, live: live, filter: newFilter(q.Namespace, q.Name, q.Labels, q.Fields)}
 	w.trigger = w.filter.trigger()
 	wantState := q.SendInitialEvents != nil && *q.SendInitialEvents
 	switch {
@@ -294,6 +299,11 @@ func (w *watcher) sleep() (Event, error) {
 		r.unpark(w.trigger, sleeping)
 		r.mu.Unlock()
 		return Event{}, w.ctx.Err()
+	case <-w.live:
+		r.mu.Lock()
+		r.unpark(w.trigger, sleeping)
+		r.mu.Unlock()
+		return Event{}, ErrOutOfReach
 	case <-bookmark:
 		return w.bookmark(sleeping), nil
 	}

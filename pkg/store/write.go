@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -208,7 +209,11 @@ func (w *write) begin(ctx context.Context) (state, error) {
 
 func (w *write) fetch(ctx context.Context) (state, error) {
 	began := time.Now()
-	answer, err := w.s.client.Get(ctx, w.name)
+	var answer *clientv3.GetResponse
+	err := w.s.attempts(ctx, func(ctx context.Context) (err error) {
+		answer, err = w.s.client.Get(ctx, w.name)
+		return err
+	})
 	w.s.metrics.request("get", w.kind, began, err)
 	if err != nil {
 		return state{}, unavailable("reading "+w.key.String(), err)
@@ -281,7 +286,11 @@ func (w *write) put(ctx context.Context, obj, old api.Object, replaced *Entry) (
 	var options []clientv3.OpOption
 	var lease clientv3.LeaseID
 	if w.TTL > 0 {
-		if lease, err = w.s.leases.get(ctx, w.TTL); err != nil {
+		err := w.s.attempts(ctx, func(ctx context.Context) (err error) {
+			lease, err = w.s.leases.get(ctx, w.TTL)
+			return err
+		})
+		if err != nil {
 			return nil, nil, unavailable("granting a lease for "+w.key.String(), err)
 		}
 		options = append(options, clientv3.WithLease(lease))
@@ -300,17 +309,25 @@ func (w *write) put(ctx context.Context, obj, old api.Object, replaced *Entry) (
 // returns neither answer nor error, but what the key holds.
 func (w *write) commit(ctx context.Context, revision int64, op clientv3.Op, obj, old api.Object) (*clientv3.TxnResponse, *mvccpb.KeyValue, error) {
 	var effects []Effect
+	var committed int64
+	defer func() {
+		for _, e := range effects {
+			if e.Done != nil {
+				e.Done(committed)
+			}
+		}
+	}()
 	compare := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(w.name), "=", revision)}
 	then, otherwise := []clientv3.Op{op}, []clientv3.Op{clientv3.OpGet(w.name)}
 	for _, ask := range w.Effects {
 		e, err := ask(obj, old)
-		if err == nil {
-			err = w.apart(e.Ops)
-		}
 		if err != nil {
 			return nil, nil, err
 		}
 		effects = append(effects, e)
+		if err := w.apart(e.Ops); err != nil {
+			return nil, nil, err
+		}
 		compare = append(compare, e.Compare...)
 		then = append(then, e.Ops...)
 		otherwise = append(otherwise, e.Else...)
@@ -321,17 +338,29 @@ func (w *write) commit(ctx context.Context, revision int64, op clientv3.Op, obj,
 	} else if revision == 0 {
 		operation = "create"
 	}
-	answer, err := w.s.client.Txn(ctx).If(compare...).Then(then...).Else(otherwise...).Commit()
+	var answer *clientv3.TxnResponse
+	doubt := false // about an earlier attempt
+	err := w.s.attempts(ctx, func(ctx context.Context) (err error) {
+		answer, err = w.s.client.Txn(ctx).If(compare...).Then(then...).Else(otherwise...).Commit()
+		doubt = doubt || err != nil
+		return err
+	})
 	w.s.metrics.request(operation, w.kind, began, err)
+	w.s.noteSpace(err, op)
 	if err != nil {
 		return nil, nil, unavailable("writing "+w.key.String(), err)
 	}
 	if answer.Succeeded {
+		committed = answer.Header.Revision
 		return answer, nil, nil
 	}
 	var current *mvccpb.KeyValue
 	if kvs := answer.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
 		current = kvs[0]
+	}
+	if doubt && current.GetModRevision() != revision {
+		done, err := resolve(op, current, answer)
+		return done, nil, err
 	}
 	if current.GetModRevision() == revision { // so it was an effect
 		if err := failure(effects, answer); err != nil {
@@ -339,6 +368,22 @@ func (w *write) commit(ctx context.Context, revision int64, op clientv3.Op, obj,
 		}
 	}
 	return nil, current, nil
+}
+
+// resolve finds out about a transaction of which an attempt was in doubt, and which failed when it was sent again, because
+// the key has changed. Sending it again was safe: it compares the revision, so that it happens once at most.
+// When the key holds what was to be written, it was written (by this transaction, or byte for byte by another one like it). Otherwise it
+// may have been written and then changed again, or not at all: only the client can decide what to do.
+func resolve(op clientv3.Op, current *mvccpb.KeyValue, answer *clientv3.TxnResponse) (*clientv3.TxnResponse, error) {
+	revision := answer.Header.Revision // of a deletion: the key no longer tells
+	switch {
+	case op.IsDelete() && current == nil:
+	case op.IsPut() && current != nil && bytes.Equal(current.Value, op.ValueBytes()):
+		revision = current.ModRevision
+	default:
+		return nil, apierrors.NewTimeoutError("etcd did not say whether it wrote the object, which has changed since", 1)
+	}
+	return &clientv3.TxnResponse{Header: &etcdserverpb.ResponseHeader{Revision: revision}, Succeeded: true}, nil
 }
 
 // apart refuses operations on the object's own resource: two of its objects must not share a revision.

@@ -40,7 +40,7 @@ restartPolicy: Never
 volumes: [{name: v, emptyDir: {}}]
 containers:
 - {name: a, image: HELLO, volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "for i in 1 2 3 4 5; do echo a$i; done; echo bad >&2; until test -f /v/go; do usleep 50000; done; echo last; echo -n partial"]}
-- {name: b, image: HELLO, command: [sh, -c, "echo b1; sleep 2; echo b2; sleep 1000"]}
+- {name: b, image: HELLO, volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "echo b1; sleep 2; echo b2; sleep 1000"]}
 `)
 	pod(t, ns, "again", `{containers: [{name: c, image: HELLO, command: [sh, -c, "echo this is $(hostname); usleep 200000; exit 1"]}]}`)
 	pod(t, ns, "long", `{restartPolicy: Never, containers: [{name: c, image: HELLO, command: [sh, -c, "head -c 40000 /dev/zero | tr '\\0' x; echo; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i; done"]}]}`)
@@ -75,7 +75,7 @@ containers:
 	if line, err := follow.ReadString('\n'); line != "bad\n" {
 		t.Errorf("--follow begins with %q %v", line, err)
 	}
-	must(t, "exec", "-n", ns, "p", "-c", "a", "--", "touch", "/v/go")
+	must(t, "exec", "-n", ns, "p", "-c", "b", "--", "touch", "/v/go") // not in a, which ends by it
 	if rest, err := io.ReadAll(follow); string(rest) != "last\npartial" {
 		t.Errorf("--follow goes on with %q %v", rest, err)
 	}

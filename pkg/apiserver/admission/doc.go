@@ -6,8 +6,8 @@
 // it reads of the cluster, in a file of its own; [New] lists them. A plugin refuses with
 // the status error that the client gets, usually 403 Forbidden.
 //
-// Not here: ResourceQuota, StorageObjectInUseProtection, webhooks and admission
-// policies, and the plugins that Kubernetes leaves off by default.
+// Not here: ResourceQuota, which is part of the write's transaction (apiserver/quota.go); StorageObjectInUseProtection,
+// webhooks and admission policies; and the plugins that Kubernetes leaves off by default.
 //
 // Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/.
 package admission

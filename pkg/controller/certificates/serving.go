@@ -32,7 +32,7 @@ const controlPlaneLabel = "node-role.kubernetes.io/control-plane"
 // How often a request is looked at again whose node hasn't told its addresses yet, and for how long.
 const (
 	servingRetry   = 2 * time.Second
-	servingPatient = 10 * time.Minute
+	servingPatient = time.Minute
 )
 
 // ServingApprover approves the serving certificates of nodes, which Kubernetes leaves to a person.
@@ -113,11 +113,12 @@ func (a *ServingApprover) approve(ctx context.Context, csr *certs.CertificateSig
 	}
 	if refusal := refuseServing(csr, request, nodes, reserved); refusal != "" {
 		// Not denied: a person may know better, and a node that registers a moment later is no impostor.
-		a.log.Info("kubelet serving certificate is not approved", "csr", csr.Name, "user", csr.Spec.Username, "reason", refusal)
-		if time.Since(csr.CreationTimestamp.Time) > servingPatient {
-			return 0, nil
+		if age := time.Since(csr.CreationTimestamp.Time); age < servingPatient {
+			a.log.Debug("kubelet serving certificate is not approved yet", "csr", csr.Name, "user", csr.Spec.Username, "reason", refusal)
+			return servingRetry, nil
 		}
-		return servingRetry, nil
+		a.log.Warn("kubelet serving certificate is not approved", "csr", csr.Name, "user", csr.Spec.Username, "reason", refusal)
+		return 0, nil
 	}
 	csr.Status.Conditions = append(csr.Status.Conditions, certs.CertificateSigningRequestCondition{
 		Type: certs.CertificateApproved, Status: v1.ConditionTrue, Reason: "AutoApproved", Message: "The node's name and addresses are its own.",

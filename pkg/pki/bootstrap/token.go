@@ -24,8 +24,8 @@ import (
 
 // What secrets with tokens are made of.
 const (
-	SecretType   v1.SecretType = "bootstrap.kubernetes.io/token"
-	SecretPrefix               = "bootstrap-token-"
+	SecretType   = v1.SecretType("bootstrap.kubernetes.io/token")
+	SecretPrefix = "bootstrap-token-"
 
 	keyID          = "token-id"
 	keySecret      = "token-secret"
