@@ -182,7 +182,7 @@ func (s *scenario) settled(since time.Time, what string) {
 	ctx, cancel := context.WithTimeout(s.Context(), comeBack)
 	defer cancel()
 	if err := s.recorder.Settled(ctx, since); err != nil {
-		s.Fatalf("%s: %v", what, err)
+		s.Fatalf("%s: %v; what the cluster says: %v", what, err, unwell(s.Context()))
 	}
 }
 
@@ -232,16 +232,16 @@ func (s *scenario) mend() {
 // healthy waits until every node is Ready and every process runs.
 func (s *scenario) healthy() {
 	s.Helper()
-	s.eventually("the cluster is healthy", func() error {
-		status, err := cluster.GetStatus(s.Context(), name)
-		switch {
-		case err != nil:
-			return err
-		case len(status.Causes()) > 0:
-			return errors.New(strings.Join(status.Causes(), "; "))
-		}
-		return nil
-	})
+	s.eventually("the cluster is healthy", func() error { return unwell(s.Context()) })
+}
+
+// unwell is what the cluster says is wrong with it.
+func unwell(ctx context.Context) error {
+	status, err := cluster.GetStatus(ctx, name)
+	if err == nil && len(status.Causes()) > 0 {
+		err = errors.New(strings.Join(status.Causes(), "; "))
+	}
+	return err
 }
 
 // eventually waits for something that has no event to wait for.

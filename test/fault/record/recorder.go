@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,11 +115,15 @@ func impatient(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		response, err := next.RoundTrip(r)
 		if err != nil {
-			err = errors.New(err.Error())
+			err = errors.New("round trip: " + known.Replace(err.Error()))
 		}
 		return response, err
 	})
 }
+
+// known are the words by which client-go knows a broken connection.
+var known = strings.NewReplacer("connection reset by peer", "connection was reset by peer",
+	"sent GOAWAY and closed", "sent GOAWAY, and closed", "use of closed network", "use of a closed network")
 
 type roundTripper func(*http.Request) (*http.Response, error)
 
