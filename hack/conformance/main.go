@@ -50,12 +50,16 @@ type spec struct {
 	Failure                 struct{ Message string }
 }
 
-func (s spec) full() string { return strings.Join(append(s.ContainerHierarchyTexts, s.LeafNodeText), " ") }
+func (s spec) full() string {
+	return strings.Join(append(s.ContainerHierarchyTexts, s.LeafNodeText), " ")
+}
 
 var tags = regexp.MustCompile(`\[[^\]]*\]`)
 
 // plain is a name as tests.txt has it.
-func (s spec) plain() string { return strings.Join(strings.Fields(tags.ReplaceAllString(s.full(), " ")), " ") }
+func (s spec) plain() string {
+	return strings.Join(strings.Fields(tags.ReplaceAllString(s.full(), " ")), " ")
+}
 
 func (o options) run() error {
 	if o.e2e == "" {
