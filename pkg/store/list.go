@@ -79,6 +79,9 @@ func (s *Store) List(ctx context.Context, kind *api.Kind, q Query) (*Page, error
 		tree, revision := r.snapshot()
 		return l.tree(tree, revision)
 	}
+	if plan.exact < s.compacted.Load() {
+		return nil, plan.expired() // though the cache may remember: any apiserver gives the same answer
+	}
 	if tree, ok := r.snapshotAt(plan.exact); ok {
 		return l.tree(tree, plan.exact)
 	}
