@@ -320,7 +320,7 @@ func (a *Agent) containerEvent(e runtime.Event) {
 			w.post(func() { w.exited(e.Exited) })
 		}
 	case e.Images:
-		a.node.imagesChanged()
+		a.node.lookAgain()
 	}
 }
 

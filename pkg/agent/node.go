@@ -49,6 +49,7 @@ type node struct {
 	cfg     NodeConfig
 	started time.Time
 	changed chan struct{} // images, network: look again
+	missed  atomic.Bool   // the lease was renewed late: ask what the apiserver has
 	ready   bool
 	last    atomic.Pointer[v1.Node] // as the apiserver has answered
 }
@@ -71,7 +72,8 @@ func newNode(a *Agent) *node {
 	return &node{agent: a, cfg: cfg, started: time.Now(), changed: make(chan struct{}, 1)}
 }
 
-func (n *node) imagesChanged() {
+// lookAgain is told of what a node says of itself.
+func (n *node) lookAgain() {
 	select {
 	case n.changed <- struct{}{}:
 	default:
@@ -95,6 +97,7 @@ func (n *node) run(ctx context.Context) error {
 	}
 	n.agent.events.Event(n.reference(), v1.EventTypeNormal, "Starting", "Starting kubelet.")
 	for {
+		current = n.fresh(ctx, current)
 		n.last.Store(current)
 		wait := n.update(ctx, &current)
 		select {
@@ -104,6 +107,22 @@ func (n *node) run(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// fresh is the node's object as the apiserver has it now, as far as that may matter: others write to
+// its status too, and must not have the last word. known is what the apiserver said last.
+func (n *node) fresh(ctx context.Context, known *v1.Node) *v1.Node {
+	if n.missed.Swap(false) {
+		found, err := n.agent.cfg.Client.CoreV1().Nodes().Get(ctx, known.Name, metav1.GetOptions{})
+		if err == nil {
+			return found
+		}
+		n.missed.Store(true)
+	}
+	if seen := n.seen(); seen != nil && revision(seen) > revision(known) {
+		return seen
+	}
+	return known
 }
 
 func (n *node) reference() *v1.ObjectReference {
@@ -411,6 +430,7 @@ func (n *node) lease(ctx context.Context) {
 	name := n.agent.cfg.NodeName
 	seconds := int32(n.cfg.LeaseDuration / time.Second)
 	var held *coordinationv1.Lease
+	renewed := time.Now()
 	for ctx.Err() == nil {
 		request, cancel := context.WithTimeout(ctx, n.cfg.LeaseDuration)
 		var err error
@@ -433,6 +453,11 @@ func (n *node) lease(ctx context.Context) {
 			var updated *coordinationv1.Lease
 			if updated, err = client.Update(request, next, metav1.UpdateOptions{}); err == nil {
 				held = updated
+				if time.Since(renewed) > n.cfg.LeaseDuration/2 { // the node may have been called unreachable
+					n.missed.Store(true)
+					n.lookAgain()
+				}
+				renewed = time.Now()
 			}
 		}
 		cancel()

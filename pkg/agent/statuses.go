@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
@@ -35,8 +36,11 @@ type reporting struct {
 	want *v1.PodStatus // nil: nothing to report
 	busy bool
 	idle chan struct{} // closed when busy ends
-	// sent is what the apiserver has, as far as we know. It belongs to whoever is busy.
-	sent *v1.PodStatus
+	// What follows belongs to whoever is busy: what the apiserver has, as far as we know, since
+	// which revision, and what it was told last.
+	sent     *v1.PodStatus
+	revision int64
+	told     *v1.PodStatus
 }
 
 // writers bounds how many statuses are sent at once.
@@ -65,11 +69,44 @@ func (s *statuses) set(pod *v1.Pod, status *v1.PodStatus) {
 		s.pods[pod.UID] = r
 	}
 	r.pod, r.want = pod, status
+	s.begin(r)
+}
+
+// begin sends what is wanted, unless that is going on. It is called with the lock held.
+func (s *statuses) begin(r *reporting) {
 	if r.busy || s.ctx.Err() != nil {
 		return
 	}
 	r.busy, r.idle = true, make(chan struct{})
 	s.wg.Go(func() { s.send(r) })
+}
+
+// seen tells what an apiserver says of a pod. While a node isn't heard of, its lifecycle controller
+// calls the pods not ready; when it is heard of again, nobody but the node says that they are.
+func (s *statuses) seen(pod *v1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.pods[pod.UID]
+	if r == nil || r.busy || r.told == nil || revision(pod) <= r.revision || calledReady(&pod.Status) == calledReady(r.told) {
+		return
+	}
+	r.pod, r.sent, r.revision, r.want = pod, pod.Status.DeepCopy(), revision(pod), r.told
+	s.begin(r)
+}
+
+// revision is that of an object's last write, 0 if it names none.
+func revision(o metav1.Object) int64 {
+	n, _ := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
+	return n
+}
+
+func calledReady(s *v1.PodStatus) v1.ConditionStatus {
+	for _, c := range s.Conditions {
+		if c.Type == v1.PodReady {
+			return c.Status
+		}
+	}
+	return v1.ConditionUnknown
 }
 
 // send reports until there is nothing newer.
@@ -123,7 +160,16 @@ func (s *statuses) patch(ctx context.Context, r *reporting, pod *v1.Pod, want *v
 	if err != nil {
 		return err
 	}
-	r.sent = &answer.Status
+	r.sent, r.revision, r.told = &answer.Status, revision(answer), want
+	if calledReady(r.sent) == calledReady(want) {
+		return nil
+	}
+	// Somebody else changed it before: the difference to what we knew didn't contain that.
+	s.mu.Lock()
+	if r.want == nil {
+		r.want = want
+	}
+	s.mu.Unlock()
 	return nil
 }
 

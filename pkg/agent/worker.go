@@ -77,6 +77,7 @@ func (w *worker) update(pod *v1.Pod) {
 func (w *worker) setPod(pod *v1.Pod) {
 	old := w.pod
 	w.pod = pod
+	w.agent.statuses.seen(pod)
 	w.state.adopt(pod)
 	if !w.ending() {
 		w.agent.objects.hold(pod.UID, references(pod))
