@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"skiff/pkg/api"
@@ -144,7 +145,11 @@ func (s *server) patchObject(r *http.Request, p *patchRequest, current runtime.O
 // readConfiguration decodes the body of an apply, and deals with doubled keys.
 func readConfiguration(r *http.Request, p *patchRequest) (*unstructured.Unstructured, error) {
 	configuration := &unstructured.Unstructured{Object: map[string]any{}}
-	if err := yaml.Unmarshal(p.body, &configuration.Object); err != nil {
+	document, err := yaml.YAMLToJSON(p.body)
+	if err == nil {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(document, &configuration.Object) // a custom resource's integers stay what they are
+	}
+	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
 	if p.options.FieldValidation == metav1.FieldValidationIgnore {

@@ -59,10 +59,12 @@ func validateChange(obj, old api.Object, check func(crd, before *apiextensions.C
 	return own(check(crd, before))
 }
 
-// own leaves out what [api.ValidateMeta] says already: of metadata, only the name has a rule of its own here.
+// own leaves out what [api.ValidateMeta] says already: of metadata, only the name and the annotation of approval
+// have rules of their own here.
 func own(errs field.ErrorList) field.ErrorList {
 	return slices.DeleteFunc(errs, func(e *field.Error) bool {
-		return strings.HasPrefix(e.Field, "metadata.") && (e.Field != "metadata.name" || e.Type == field.ErrorTypeRequired)
+		named := e.Field == "metadata.name" && e.Type != field.ErrorTypeRequired
+		return strings.HasPrefix(e.Field, "metadata.") && !named && !strings.Contains(e.Field, crdv1.KubeAPIApprovedAnnotation)
 	})
 }
 
