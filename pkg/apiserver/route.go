@@ -218,7 +218,8 @@ func (c *call) formats() allowed {
 func (s *server) find(r *http.Request, info *request.Info) (*call, error) {
 	gvr := info.GroupVersion().WithResource(info.Resource)
 	kind := s.cfg.Catalogue.View().ByResource(gvr)
-	if kind == nil && s.crds.Refresh(r.Context(), gvr.GroupResource()) {
+	if kind == nil {
+		s.crds.Refresh(r.Context(), gvr.GroupResource())
 		kind = s.cfg.Catalogue.View().ByResource(gvr)
 	}
 	if kind == nil {

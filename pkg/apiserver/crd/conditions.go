@@ -15,12 +15,12 @@ import (
 	"k8s.io/client-go/util/cert"
 )
 
-// settle returns crd with the conditions that it should have, given all definitions of its group, or
-// nil when it has them already. crd is only read.
-func settle(crd *crdv1.CustomResourceDefinition, group []*crdv1.CustomResourceDefinition) *crdv1.CustomResourceDefinition {
+// settle returns crd with the conditions that it should have, given all definitions of its group and whether
+// it is served here, or nil when it has them already. crd is only read.
+func settle(crd *crdv1.CustomResourceDefinition, group []*crdv1.CustomResourceDefinition, serving bool) *crdv1.CustomResourceDefinition {
 	next := crd.DeepCopy()
 	acceptNames(next, group)
-	establish(next)
+	establish(next, serving)
 	judgeSchema(next)
 	judgeApproval(next)
 	if equality.Semantic.DeepEqual(next.Status, crd.Status) {
@@ -90,8 +90,8 @@ func acceptNames(crd *crdv1.CustomResourceDefinition, group []*crdv1.CustomResou
 	set(crd, verdict)
 }
 
-// establish says of a definition with names that it is served. Once it was, it stays so.
-func establish(crd *crdv1.CustomResourceDefinition) {
+// establish says of a definition that it is served, when it is: it has names before. Once it was, it stays so.
+func establish(crd *crdv1.CustomResourceDefinition, serving bool) {
 	verdict := crdv1.CustomResourceDefinitionCondition{
 		Type: crdv1.Established, Status: crdv1.ConditionFalse, Reason: "NotAccepted", Message: "not all names are accepted",
 	}
@@ -105,6 +105,8 @@ func establish(crd *crdv1.CustomResourceDefinition) {
 		}
 	case !soundCABundle(crd):
 		verdict.Reason, verdict.Message = "InvalidCABundle", "The conversion webhook CABundle is invalid"
+	case !serving:
+		verdict.Reason, verdict.Message = "Installing", "the initial names have been accepted"
 	default:
 		verdict.Status, verdict.Reason, verdict.Message = crdv1.ConditionTrue, "InitialNamesAccepted", "the initial names have been accepted"
 	}

@@ -96,7 +96,7 @@ func (c *Controller) follow(changes []lookup.Change) {
 		if change.Deleted {
 			c.uninstall(crd.Name, crd.UID)
 		} else {
-			c.install(crd, false)
+			c.install(crd)
 		}
 	}
 	select {
@@ -106,25 +106,22 @@ func (c *Controller) follow(changes []lookup.Change) {
 }
 
 // Refresh looks whether a resource that isn't in the catalogue has been defined, perhaps at another
-// apiserver a moment ago, and serves it then. It reports whether anything changed.
-func (c *Controller) Refresh(ctx context.Context, resource schema.GroupResource) bool {
-	if c == nil || c.kind == nil || resource.Group == "" {
-		return false
+// apiserver a moment ago, and serves it then.
+func (c *Controller) Refresh(ctx context.Context, resource schema.GroupResource) {
+	if c.kind == nil || resource.Group == "" {
+		return
 	}
 	entry, err := c.cfg.Store.Get(ctx, c.kind, store.Key{Path: c.kind.StoragePath, Name: resource.String()}, 0)
 	if err != nil {
-		return false
+		return
 	}
-	obj, err := entry.Shared()
-	if err != nil {
-		return false
+	if obj, err := entry.Shared(); err == nil {
+		c.install(obj.(*crdv1.CustomResourceDefinition))
 	}
-	return c.install(obj.(*crdv1.CustomResourceDefinition), false)
 }
 
-// install brings the catalogue to a definition. It reports whether that changed anything. A preview is a
-// definition that is about to be written in the place of its revision.
-func (c *Controller) install(crd *crdv1.CustomResourceDefinition, preview bool) bool {
+// install brings the catalogue to a definition, unless it has that or a newer one.
+func (c *Controller) install(crd *crdv1.CustomResourceDefinition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	revision, _ := strconv.ParseInt(crd.ResourceVersion, 10, 64)
@@ -132,8 +129,8 @@ func (c *Controller) install(crd *crdv1.CustomResourceDefinition, preview bool) 
 	if old == nil {
 		old = &installed{}
 	}
-	if old.uid == crd.UID && (revision < old.revision || revision == old.revision && !preview) {
-		return false
+	if old.uid == crd.UID && revision <= old.revision {
+		return
 	}
 	next := &installed{uid: crd.UID, revision: revision, terminating: apihelpers.IsCRDConditionTrue(crd, crdv1.Terminating)}
 	switch {
@@ -147,11 +144,11 @@ func (c *Controller) install(crd *crdv1.CustomResourceDefinition, preview bool) 
 		var err error
 		if next.definition, err = newDefinition(crd, c.cfg.Services); err != nil {
 			c.cfg.Logger.Error("a custom resource definition can't be served", "name", crd.Name, "error", err)
-			return false
+			return
 		}
 		next.rows = next.definition.rows(next.terminating)
 	}
-	return c.replace(crd.Name, old, next)
+	c.replace(crd.Name, old, next)
 }
 
 // uninstall takes a definition out, if it is the one meant.
@@ -165,8 +162,8 @@ func (c *Controller) uninstall(name string, uid types.UID) {
 
 // replace changes the rows of one definition. The watches of objects that are to be read in another way end.
 func (c *Controller) replace(name string, old, next *installed) bool {
-	c.installed[name] = next
 	if slices.Equal(old.rows, next.rows) {
+		c.installed[name] = next
 		return true
 	}
 	var gone []schema.GroupVersionResource
@@ -175,9 +172,9 @@ func (c *Controller) replace(name string, old, next *installed) bool {
 	}
 	if err := c.cfg.Catalogue.Change(gone, next.rows...); err != nil {
 		c.cfg.Logger.Error("a custom resource definition can't be served", "name", name, "error", err)
-		c.installed[name] = &installed{uid: next.uid, revision: next.revision, rows: old.rows, definition: old.definition}
 		return false
 	}
+	c.installed[name] = next
 	if old.definition != next.definition {
 		for _, d := range []*definition{old.definition, next.definition} {
 			if d != nil {
@@ -229,9 +226,9 @@ func (c *Controller) settleOnce(ctx context.Context) error {
 			if c.settled[crd.Name] == entry.Revision {
 				continue
 			}
-			next := settle(crd, groups[crd.Spec.Group])
+			next := settle(crd, groups[crd.Spec.Group], c.serves(crd))
 			if next == nil {
-				if apihelpers.IsCRDConditionTrue(crd, crdv1.NamesAccepted) {
+				if apihelpers.IsCRDConditionTrue(crd, crdv1.NamesAccepted) && apihelpers.IsCRDConditionTrue(crd, crdv1.Established) {
 					c.settled[crd.Name] = entry.Revision // others can't change that
 				}
 				continue
@@ -246,6 +243,14 @@ func (c *Controller) settleOnce(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// serves says that this server has the rows of a definition.
+func (c *Controller) serves(crd *crdv1.CustomResourceDefinition) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.installed[crd.Name]
+	return now != nil && now.uid == crd.UID && now.definition != nil
 }
 
 func byGroup(entries []*store.Entry) (map[string][]*crdv1.CustomResourceDefinition, map[string]*crdv1.CustomResourceDefinition, error) {
@@ -273,9 +278,6 @@ func (c *Controller) write(ctx context.Context, crd, next *crdv1.CustomResourceD
 				return apierrors.NewConflict(Resource, crd.Name, fmt.Errorf("another definition was changed after revision %d", seen))
 			},
 		}, nil
-	}
-	if served(next) && !served(crd) {
-		c.install(next, true) // it is served before it says so
 	}
 	err := c.update(ctx, crd, next, store.Write{Effects: []func(obj, old api.Object) (store.Effect, error){unchanged}})
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
