@@ -74,7 +74,7 @@ func (s *Store) List(ctx context.Context, kind *api.Kind, q Query) (*Page, error
 			return nil, err
 		}
 	}
-	l := lister{plan: plan, filter: newFilter(q.Namespace, q.Name, q.Labels, q.Fields), limit: q.Limit}
+	l := lister{plan: plan, filter: newFilter(kind, q.Namespace, q.Name, q.Labels, q.Fields), limit: q.Limit}
 	if plan.exact == 0 {
 		tree, revision := r.snapshot()
 		return l.tree(tree, revision)
@@ -154,6 +154,9 @@ func (l *lister) take(e *Entry, suffix string) bool {
 	l.last = suffix
 	if e.err != nil {
 		l.err = apierrors.NewInternalError(e.err)
+		return false
+	}
+	if l.err = l.filter.check(e); l.err != nil {
 		return false
 	}
 	if l.filter.match(e) {
