@@ -151,6 +151,16 @@ func (v *View) ByKind(gvk schema.GroupVersionKind) *Kind { return v.byKind[gvk] 
 // Stored returns the row whose Go type etcd holds for k: k itself but for the resources
 // that are served in two versions. It is nil when that row isn't there.
 func (v *View) Stored(k *Kind) *Kind {
+	if k.Custom != nil {
+		// A request may still hold a row that was replaced meanwhile.
+		if now := v.byResource[k.GroupVersionResource()]; now != nil && now.Custom != nil {
+			k = now
+		}
+		if k.Custom.Stored == nil {
+			return k // a stored row
+		}
+		return k.Custom.Stored
+	}
 	if k.Stored.Empty() {
 		return k
 	}

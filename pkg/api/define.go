@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 	"strings"
@@ -55,9 +56,10 @@ func DefineCustom(gvk schema.GroupVersionKind, resource string, row Kind) *Kind 
 	}
 	row.NewList = func() runtime.Object {
 		l := &unstructured.UnstructuredList{}
-		l.SetGroupVersionKind(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
+		l.SetGroupVersionKind(gvk.GroupVersion().WithKind(cmp.Or(row.ListKind, gvk.Kind+"List")))
 		return l
 	}
+	row.Verbs = customVerbs
 	row.StoredAsJSON = true
 	row.StoragePath = gvk.Group + "/" + resource
 	return finish(gvk, resource, row)
@@ -72,6 +74,7 @@ func finish(gvk schema.GroupVersionKind, resource string, row Kind) *Kind {
 	k := &row
 	k.GroupVersionKind = gvk
 	k.Resource = resource
+	k.ListKind = cmp.Or(k.ListKind, k.Kind+"List")
 	if k.Singular == "" {
 		k.Singular = strings.ToLower(k.Kind)
 	}
@@ -141,7 +144,10 @@ func (k *Kind) GroupResource() schema.GroupResource {
 
 // StoredKind is the version of the Go type that etcd holds.
 func (k *Kind) StoredKind() schema.GroupVersionKind {
-	if k.Stored.Empty() {
+	switch {
+	case k.Custom != nil && k.Custom.Stored != nil:
+		return k.Custom.Stored.GroupVersionKind
+	case k.Stored.Empty():
 		return k.GroupVersionKind
 	}
 	return k.Stored

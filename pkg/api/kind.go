@@ -25,12 +25,14 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -47,6 +49,7 @@ type Kind struct {
 
 	Resource   string   // plural, lower case: "pods"
 	Singular   string   // "pod"
+	ListKind   string   // "PodList", which is also the default
 	ShortNames []string // "po"
 	Categories []string // "all"
 	Namespaced bool
@@ -69,6 +72,9 @@ type Kind struct {
 	// instead of the k8s\x00 protobuf envelope.
 	StoredAsJSON bool
 
+	// Custom is what a custom resource has beyond; nil for all that are Go types.
+	Custom *Custom
+
 	New     func() Object
 	NewList func() runtime.Object
 
@@ -86,6 +92,9 @@ type Kind struct {
 	// uid and timestamps.
 	PrepareForCreate func(ctx context.Context, obj Object)
 	PrepareForUpdate func(ctx context.Context, obj, old Object)
+	// PrepareForDelete changes an object that is to be deleted for the first time, if that is
+	// for somebody else to finish by taking away a finalizer, which it adds (CRDs).
+	PrepareForDelete func(obj Object, now time.Time)
 	// KeepsStatusOnCreate: a new object brings its status along (nodes, which kubelets
 	// register complete).
 	KeepsStatusOnCreate bool
@@ -93,6 +102,8 @@ type Kind struct {
 	// NameValidation is the rule for metadata.name (prefix: for generateName).
 	// [ValidateMeta] applies it, and all that holds for every kind's metadata.
 	NameValidation func(name string, prefix bool) []string
+	// AnyFinalizer lets finalizers be named without a domain.
+	AnyFinalizer bool
 	// Validate reports everything that is wrong with a new object beyond its metadata.
 	Validate func(obj Object) field.ErrorList
 	// ValidateUpdate reports what is wrong with obj as the successor of old.
@@ -137,6 +148,11 @@ type Kind struct {
 	// (Name, Created At). Cells returns one value per column: string, int64, bool.
 	Columns []metav1.TableColumnDefinition
 	Cells   func(obj Object) []any
+	// OpenAPI describes the kind where reflection on its Go type doesn't do.
+	OpenAPI func(v3 bool) (*Definitions, error)
+	// Types converts objects to the typed values of server-side apply, for kinds that aren't in
+	// client-go's schema.
+	Types func() (managedfields.TypeConverter, error)
 	// RowConditions mark a row of the table: a pod that has ended is Completed.
 	RowConditions func(obj Object) []metav1.TableRowCondition
 
@@ -167,4 +183,16 @@ type Scale struct {
 	// Get returns spec.replicas, status.replicas and the selector as a string.
 	Get func(obj Object) (spec, status int32, selector string)
 	Set func(obj Object, replicas int32)
+	// Paths say for each version where the count is in the object; nil is spec, replicas.
+	Paths managedfields.ResourcePathMappings
+	// Check reports an object that has no scale; its error is a [NoReplicas] when one can be set. Get
+	// and Set are for the others only. nil: all have one.
+	Check func(obj Object) error
+}
+
+// NoReplicas says that an object's count of replicas isn't set.
+type NoReplicas struct{ Path string }
+
+func (e NoReplicas) Error() string {
+	return fmt.Sprintf("the spec replicas field %q does not exist", e.Path)
 }

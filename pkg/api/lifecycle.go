@@ -124,10 +124,11 @@ func outsideSpec(key string) bool {
 	return false
 }
 
-// sameKeys reports whether b has each of a's keys outside metadata and status with an equal value.
+// sameKeys reports whether b has each of a's keys outside metadata with an equal value. A
+// status counts: it differs only where there is no subresource for it.
 func sameKeys(a, b map[string]any) bool {
 	for key, v := range a {
-		if outsideSpec(key) {
+		if key != "status" && outsideSpec(key) {
 			continue
 		}
 		if w, ok := b[key]; !ok || !equality.Semantic.DeepEqual(v, w) {

@@ -32,7 +32,7 @@ func ValidateMeta(k *Kind, obj, old Object) field.ErrorList {
 		errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, at)...)
 	}
 	for i, name := range obj.GetFinalizers() {
-		if !strings.Contains(name, "/") && !slices.Contains(standardFinalizers, name) {
+		if !k.AnyFinalizer && !strings.Contains(name, "/") && !slices.Contains(standardFinalizers, name) {
 			errs = append(errs, field.Invalid(at.Child("finalizers").Index(i), name, "name is neither a standard finalizer name nor is it fully qualified"))
 		}
 	}

@@ -41,6 +41,13 @@ func EncodeStored(k *Kind, obj Object) ([]byte, error) {
 // DecodeStored decodes what etcd holds into a new object of k's type, which must be the
 // stored version. Its apiVersion and kind are set, its resourceVersion is left to the caller.
 func DecodeStored(k *Kind, data []byte) (Object, error) {
+	if k.Custom != nil && k.Custom.Decode != nil {
+		obj, err := k.Custom.Decode(data)
+		if err != nil {
+			return nil, fmt.Errorf("decoding stored %s: %w", k.Resource, err)
+		}
+		return obj, nil
+	}
 	obj := k.New()
 	if err := decodeInto(k, data, obj); err != nil {
 		return nil, fmt.Errorf("decoding stored %s: %w", k.Resource, err)

@@ -57,7 +57,7 @@ func (s *server) actionBody(r *http.Request, c *call) (*metav1.CreateOptions, ru
 	if c.sub.New == nil {
 		return nil, nil, notFoundPath()
 	}
-	obj, err := s.codec.decode(r, info, body, c.sub.GroupVersionKind, c.sub.New(), options.FieldValidation)
+	obj, err := s.codec.decode(r, decoder(info, nil, options.FieldValidation), body, c.sub.GroupVersionKind, c.sub.New(), options.FieldValidation)
 	if err != nil {
 		return nil, nil, err
 	}

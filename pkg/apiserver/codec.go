@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/request"
@@ -60,15 +61,64 @@ func (c *codec) bodyFormat(r *http.Request) (*runtime.SerializerInfo, error) {
 	return nil, unsupportedMediaType(c.mediaTypes())
 }
 
+// decoder reads bodies in a format, after the fieldValidation directive; those of custom
+// resources are brought to their schema.
+func decoder(info *runtime.SerializerInfo, custom *api.Custom, validation string) runtime.Decoder {
+	d, strict := runtime.Decoder(info.Serializer), validation != metav1.FieldValidationIgnore
+	if strict {
+		d = info.StrictSerializer
+	}
+	if custom == nil {
+		return d
+	}
+	return coercing{Decoder: d, custom: custom, report: strict}
+}
+
+// coercing decodes custom resources. What isn't in the schema is reported as strict decoding
+// reports unknown fields.
+type coercing struct {
+	runtime.Decoder
+	custom *api.Custom
+	report bool
+}
+
+func (c coercing) Decode(data []byte, gvk *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	obj, actual, err := c.Decoder.Decode(data, gvk, into)
+	var violations []error
+	if err != nil {
+		strict, ok := runtime.AsStrictDecodingError(err)
+		if !ok || obj == nil {
+			return nil, actual, err
+		}
+		violations = strict.Errors()
+	}
+	unknown, err := c.custom.Coerce(obj.(api.Object), c.report)
+	if err != nil {
+		return nil, actual, err
+	}
+	for _, name := range unknown {
+		violations = append(violations, fmt.Errorf("unknown field %q", name))
+	}
+	if len(violations) > 0 {
+		return obj, actual, runtime.NewStrictDecodingError(violations)
+	}
+	return obj, actual, nil
+}
+
+// decodeKind reads an object of a kind, like decode.
+func (c *codec) decodeKind(r *http.Request, info *runtime.SerializerInfo, body []byte, kind *api.Kind, validation string) (api.Object, error) {
+	obj, err := c.decode(r, decoder(info, kind.Custom, validation), body, kind.GroupVersionKind, kind.New(), validation)
+	if err != nil {
+		return nil, err
+	}
+	return obj.(api.Object), nil
+}
+
 // decode reads an object of the kind gvk into a fresh object. Strictness is the
 // fieldValidation directive: what is unknown or doubled is an error (Strict), a
 // warning (Warn, and the empty string), or passed over (Ignore).
-func (c *codec) decode(r *http.Request, info *runtime.SerializerInfo, body []byte, gvk schema.GroupVersionKind, into runtime.Object, validation string) (runtime.Object, error) {
-	decoder := info.Serializer
-	if validation != metav1.FieldValidationIgnore {
-		decoder = info.StrictSerializer
-	}
-	obj, actual, err := decoder.Decode(body, &gvk, into)
+func (c *codec) decode(r *http.Request, d runtime.Decoder, body []byte, gvk schema.GroupVersionKind, into runtime.Object, validation string) (runtime.Object, error) {
+	obj, actual, err := d.Decode(body, &gvk, into)
 	if err != nil {
 		strict, isStrict := runtime.AsStrictDecodingError(err)
 		if !isStrict || obj == nil || validation == metav1.FieldValidationStrict {
@@ -77,6 +127,10 @@ func (c *codec) decode(r *http.Request, info *runtime.SerializerInfo, body []byt
 		warnStrict(r, strict.Errors())
 	}
 	if actual.Kind != gvk.Kind {
+		if _, custom := obj.(runtime.Unstructured); custom {
+			return nil, apierrors.NewInvalid(gvk.GroupKind(), obj.(api.Object).GetName(), field.ErrorList{
+				field.Invalid(field.NewPath("kind"), actual.Kind, "must be "+gvk.Kind)})
+		}
 		return nil, decodeError(unconvertible(actual, &gvk), gvk, actual, body)
 	}
 	if actual.GroupVersion() != gvk.GroupVersion() {

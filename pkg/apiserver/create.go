@@ -32,11 +32,10 @@ func (s *server) create(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		return err
 	}
-	decoded, err := s.codec.decode(r, info, body, c.kind.GroupVersionKind, c.kind.New(), options.FieldValidation)
+	obj, err := s.codec.decodeKind(r, info, body, c.kind, options.FieldValidation)
 	if err != nil {
 		return err
 	}
-	obj := decoded.(api.Object)
 	if c.kind.Default != nil {
 		c.kind.Default(obj)
 	}

@@ -116,7 +116,7 @@ func (d *discovery) resources(w http.ResponseWriter, r *http.Request, view *api.
 	for _, k := range kinds {
 		main := metav1.APIResource{
 			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind,
-			Verbs: k.ServedVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
+			Verbs: k.ListedVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
 		}
 		if !k.Virtual {
 			main.StorageVersionHash = storageHash(k.StoredKind())
@@ -226,7 +226,7 @@ func aggregatedResources(kinds []*api.Kind) []discoveryv2.APIResourceDiscovery {
 		}
 		one := discoveryv2.APIResourceDiscovery{
 			Resource: k.Resource, ResponseKind: responseKind(k.GroupVersionKind), Scope: scope,
-			SingularResource: k.Singular, Verbs: k.ServedVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
+			SingularResource: k.Singular, Verbs: k.ListedVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
 		}
 		for _, name := range subresourceNames(k) {
 			sub := k.Subresources[name]

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -93,10 +94,25 @@ func encodeShape(obj api.Object, s shape) ([]byte, error) {
 		}
 		return message.Marshal()
 	}
-	if _, custom := obj.(runtime.Unstructured); !custom {
+	custom, ok := obj.(runtime.Unstructured)
+	if !ok {
 		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+		return json.Marshal(obj)
 	}
-	return json.Marshal(obj)
+	// Without what withKind puts in front: items of a list have it, too.
+	content := maps.Clone(custom.UnstructuredContent())
+	delete(content, "apiVersion")
+	delete(content, "kind")
+	bare, err := json.Marshal(content)
+	if err != nil {
+		return nil, err
+	}
+	gvk := obj.GetObjectKind().GroupVersionKind()
+	head := fmt.Appendf(nil, `{"apiVersion":%q,"kind":%q`, gvk.GroupVersion(), gvk.Kind)
+	if len(bare) > len("{}") {
+		head = append(head, ',')
+	}
+	return append(head, bare[1:]...), nil
 }
 
 // withKind puts kind and apiVersion in front of an object's bare JSON.

@@ -216,6 +216,10 @@ func TestDiscovery(t *testing.T) {
 func TestHealth(t *testing.T) {
 	i := start(t)
 	put(t, i, "a")
+	until(t, "the server isn't ready", func() bool {
+		code, _, _ := raw(t, i, "GET", "/readyz", "", "")
+		return code == 200
+	})
 	for path, want := range map[string]string{
 		"/healthz": "ok", "/livez": "ok", "/livez/ping": "ok", "/readyz?verbose": "[+]etcd ok", "/readyz/etcd": "ok",
 		"/metrics": "apiserver_request_total", "/version": `"gitVersion": "v1.36.`, "/": `"/apis/apps/v1"`,

@@ -36,6 +36,9 @@ func (s *server) get(w http.ResponseWriter, r *http.Request, c *call) error {
 		if err != nil {
 			return err
 		}
+		if err := checkScale(c, obj); err != nil {
+			return err
+		}
 		scale := scaleOf(c, obj)
 		s.writeObject(w, r, http.StatusOK, c.accept, scale)
 		return nil
@@ -113,7 +116,7 @@ func (c *call) query(o *internalversion.ListOptions) (store.Query, error) {
 
 // writeList concatenates the items' encodings.
 func (s *server) writeList(w http.ResponseWriter, r *http.Request, c *call, entries []*store.Entry, listMeta metav1.ListMeta) error {
-	gvk := c.kind.GroupVersion().WithKind(c.kind.Kind + "List")
+	gvk := c.kind.GroupVersion().WithKind(c.kind.ListKind)
 	if as := c.accept.as; as != nil {
 		if as.Kind != "PartialObjectMetadataList" {
 			return notAcceptable(fmt.Sprintf("you requested PartialObjectMetadata, but the requested object is a list (%T)", c.kind.NewList()))

@@ -20,6 +20,12 @@ func (s *server) addChecks(health *component.Health) {
 		}
 		return nil
 	})
+	health.Ready("poststarthook/crd-informer-synced", func() error {
+		if !s.customReady.Load() {
+			return errors.New("the custom resource definitions have not been read yet")
+		}
+		return nil
+	})
 	health.Ready("etcd", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), readyTime)
 		defer cancel()

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"skiff/pkg/api"
@@ -60,7 +61,7 @@ type patchRequest struct {
 func (s *server) readPatch(r *http.Request, c *call) (*patchRequest, error) {
 	contentType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	supported := patchTypes
-	if _, custom := c.kind.New().(runtime.Unstructured); custom {
+	if c.kind.Custom != nil && (c.sub == nil || c.sub.Scale == nil) {
 		supported = slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return t == string(types.StrategicMergePatchType) })
 	}
 	if err != nil || !slices.Contains(supported, contentType) {
@@ -101,7 +102,7 @@ func (s *server) patched(ctx context.Context, r *http.Request, c *call, p *patch
 		return next, nil
 	}
 	current.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
-	patched, err := s.patchObject(r, p, current, c.kind.GroupVersionKind, func() runtime.Object { return c.kind.New() })
+	patched, err := s.patchObject(r, p, current, c.kind.GroupVersionKind, c.kind.Custom, func() runtime.Object { return c.kind.New() })
 	if err != nil {
 		return nil, err
 	}
@@ -113,17 +114,13 @@ func (s *server) patched(ctx context.Context, r *http.Request, c *call, p *patch
 }
 
 // patchObject applies a patch other than apply, and deals with violations of strictness as the request asks.
-func (s *server) patchObject(r *http.Request, p *patchRequest, current runtime.Object, gvk schema.GroupVersionKind, empty func() runtime.Object) (runtime.Object, error) {
+func (s *server) patchObject(r *http.Request, p *patchRequest, current runtime.Object, gvk schema.GroupVersionKind, custom *api.Custom, empty func() runtime.Object) (runtime.Object, error) {
 	validation := p.options.FieldValidation
 	job := patch.Patch{
 		Type: p.kind, Body: p.body, New: empty,
 		Strict: validation != metav1.FieldValidationIgnore,
 		Decode: func(document []byte) (runtime.Object, error) {
-			decoder := s.codec.info(runtime.ContentTypeJSON).Serializer
-			if validation != metav1.FieldValidationIgnore {
-				decoder = s.codec.info(runtime.ContentTypeJSON).StrictSerializer
-			}
-			obj, actual, err := decoder.Decode(document, &gvk, empty())
+			obj, actual, err := decoder(s.codec.info(runtime.ContentTypeJSON), custom, validation).Decode(document, &gvk, empty())
 			if err == nil && *actual != gvk {
 				return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v",
 					actual.Kind, actual.Version, gvk.Kind, unconvertible(actual, &gvk)))
@@ -148,7 +145,11 @@ func (s *server) patchObject(r *http.Request, p *patchRequest, current runtime.O
 // readConfiguration decodes the body of an apply, and deals with doubled keys.
 func readConfiguration(r *http.Request, p *patchRequest) (*unstructured.Unstructured, error) {
 	configuration := &unstructured.Unstructured{Object: map[string]any{}}
-	if err := yaml.Unmarshal(p.body, &configuration.Object); err != nil {
+	document, err := yaml.YAMLToJSON(p.body)
+	if err == nil {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(document, &configuration.Object) // a custom resource's integers stay what they are
+	}
+	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
 	if p.options.FieldValidation == metav1.FieldValidationIgnore {

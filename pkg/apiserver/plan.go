@@ -26,6 +26,10 @@ type plan struct {
 // garbage collector.
 func planDeletion(kind *api.Kind, obj api.Object, options *metav1.DeleteOptions, now time.Time) plan {
 	p := plan{next: obj}
+	if kind.PrepareForDelete != nil && obj.GetDeletionTimestamp() == nil {
+		kind.PrepareForDelete(obj, now)
+		return p
+	}
 	graceful, pending := false, false
 	var period int64
 	if kind.GraceSeconds != nil {

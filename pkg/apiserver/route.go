@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -102,6 +103,9 @@ func (s *server) kind(gvk schema.GroupVersionKind) *api.Kind {
 }
 
 func (s *server) mutate(ctx context.Context, a *request.Attributes) error {
+	if a.Operation == request.Create && a.Subresource == "" && a.Kind.Custom != nil && a.Kind.Custom.Terminating {
+		return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, errors.New("create not allowed while custom resource definition is terminating"))
+	}
 	if s.cfg.Admission == nil {
 		return nil
 	}
@@ -165,6 +169,12 @@ func (s *server) resource(w http.ResponseWriter, r *http.Request) error {
 // warnDeprecated tells people that a kind is on its way out, as its Go type knows. Components,
 // whose logs would fill with it, are spared.
 func warnDeprecated(r *http.Request, c *call) {
+	if c.kind.Custom != nil {
+		for _, text := range c.kind.Custom.Warnings {
+			request.Warn(r.Context(), text)
+		}
+		return
+	}
 	if c.user == nil || strings.HasPrefix(c.user.Name, "system:") {
 		return
 	}
@@ -195,7 +205,7 @@ func (c *call) formats() allowed {
 			return metadataAllowed(info, as) && (as == nil || as.Kind != "Table")
 		}
 	}
-	if _, custom := c.kind.New().(runtime.Unstructured); !custom {
+	if c.kind.Custom == nil || c.sub != nil && c.sub.Scale != nil {
 		return metadataAllowed
 	}
 	return func(info *runtime.SerializerInfo, as *schema.GroupVersionKind) bool {
@@ -206,7 +216,12 @@ func (c *call) formats() allowed {
 // find resolves a path to a row of the catalogue; what isn't served is 404 or 405, as
 // Kubernetes' routes would have it.
 func (s *server) find(r *http.Request, info *request.Info) (*call, error) {
-	kind := s.cfg.Catalogue.View().ByResource(info.GroupVersion().WithResource(info.Resource))
+	gvr := info.GroupVersion().WithResource(info.Resource)
+	kind := s.cfg.Catalogue.View().ByResource(gvr)
+	if kind == nil {
+		s.crds.Refresh(r.Context(), gvr.GroupResource())
+		kind = s.cfg.Catalogue.View().ByResource(gvr)
+	}
 	if kind == nil {
 		return nil, notFoundPath()
 	}

@@ -2,6 +2,9 @@ package apiserver
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math"
 	"net/http"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -16,6 +19,20 @@ import (
 	"skiff/pkg/api"
 	"skiff/pkg/store"
 )
+
+// checkScale refuses an object that has no scale.
+func checkScale(c *call, obj api.Object) error {
+	if c.sub.Scale.Check == nil {
+		return nil
+	}
+	if err := c.sub.Scale.Check(obj); err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return nil
+}
+
+// unset stands for a count that an object doesn't have, while it is being changed.
+const unset = math.MinInt32
 
 // scaleOf is an object seen through its scale subresource.
 func scaleOf(c *call, obj api.Object) *autoscalingv1.Scale {
@@ -34,7 +51,7 @@ func scaleOf(c *call, obj api.Object) *autoscalingv1.Scale {
 
 // updateScale sets the replica count of an object.
 func (s *server) updateScale(w http.ResponseWriter, r *http.Request, c *call, info *runtime.SerializerInfo, body []byte, options *metav1.UpdateOptions) error {
-	decoded, err := s.codec.decode(r, info, body, c.sub.GroupVersionKind, c.sub.New(), options.FieldValidation)
+	decoded, err := s.codec.decode(r, decoder(info, nil, options.FieldValidation), body, c.sub.GroupVersionKind, c.sub.New(), options.FieldValidation)
 	if err != nil {
 		return err
 	}
@@ -76,7 +93,7 @@ func (s *server) patchScale(w http.ResponseWriter, r *http.Request, c *call, p *
 			}
 			return next.(*autoscalingv1.Scale), matchName(c, next)
 		}
-		next, err := s.patchObject(r, p, current, c.sub.GroupVersionKind, func() runtime.Object { return &autoscalingv1.Scale{} })
+		next, err := s.patchObject(r, p, current, c.sub.GroupVersionKind, nil, func() runtime.Object { return &autoscalingv1.Scale{} })
 		if err != nil {
 			return nil, err
 		}
@@ -91,15 +108,26 @@ func (s *server) changeScale(w http.ResponseWriter, r *http.Request, c *call, op
 		dryRun:  isDryRun(dryRun),
 		options: options,
 		apply: func(_ context.Context, current api.Object) (api.Object, error) {
-			gv := c.kind.GroupVersion().String()
-			owners := managedfields.NewScaleHandler(current.GetManagedFields(), c.kind.GroupVersion(), managedfields.ResourcePathMappings{
-				gv: fieldpath.MakePathOrDie("spec", "replicas"),
-			})
+			paths := c.sub.Scale.Paths
+			if paths == nil {
+				paths = managedfields.ResourcePathMappings{c.kind.GroupVersion().String(): fieldpath.MakePathOrDie("spec", "replicas")}
+			}
+			owners := managedfields.NewScaleHandler(current.GetManagedFields(), c.kind.GroupVersion(), paths)
+			missing, none := api.NoReplicas{}, checkScale(c, current)
+			if none != nil && !errors.As(c.sub.Scale.Check(current), &missing) {
+				return nil, none
+			}
 			before := scaleOf(c, current)
+			if none != nil {
+				before.Spec.Replicas = unset
+			}
 			before.ManagedFields, _ = owners.ToSubresource() // owners that can't be read don't stop a write
 			scale, err := desired(before)
 			if err != nil {
 				return nil, err
+			}
+			if scale.Spec.Replicas == unset {
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", missing.Path))
 			}
 			if err := validateScale(c, scale); err != nil {
 				return nil, err

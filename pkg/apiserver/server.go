@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"skiff/pkg/apiserver/crd"
 	"skiff/pkg/apiserver/openapi"
 	"skiff/pkg/apiserver/patch"
 	"skiff/pkg/apiserver/stream"
@@ -34,6 +35,9 @@ type server struct {
 	services  *allocator
 	quotas    *quotas
 	nodes     *stream.Nodes
+	crds      *crd.Controller
+	// customReady: all custom resources that were defined when the server started are served.
+	customReady atomic.Bool
 	// leaving ends when the server is told to stop, stopping when it does: long-running requests end with it.
 	leaving, stopping context.Context
 	// left is closed when this server is no longer among the kubernetes service's endpoints.
@@ -67,6 +71,7 @@ func Run(ctx context.Context, cfg Config) error {
 	var group component.Group
 	group.Add("serve the API", func(ctx context.Context) error { return s.serve(ctx, listener) })
 	group.Add("keep what always exists", s.bootstrap)
+	group.Add("serve custom resources", s.runCustom)
 	for name, run := range cfg.Parts {
 		group.Add(name, run)
 	}
@@ -117,6 +122,7 @@ func newServer(cfg Config) *server {
 	s.services = newAllocator(s)
 	s.quotas = newQuotas(s)
 	s.nodes = stream.NewNodes(cfg.Kubelet)
+	s.crds = newCustom(s)
 	s.addChecks(cfg.Health)
 	return s
 }

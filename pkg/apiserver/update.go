@@ -36,11 +36,10 @@ func (s *server) update(w http.ResponseWriter, r *http.Request, c *call) error {
 	if c.sub != nil && c.sub.Scale != nil {
 		return s.updateScale(w, r, c, info, body, options)
 	}
-	decoded, err := s.codec.decode(r, info, body, c.kind.GroupVersionKind, c.kind.New(), options.FieldValidation)
+	obj, err := s.codec.decodeKind(r, info, body, c.kind, options.FieldValidation)
 	if err != nil {
 		return err
 	}
-	obj := decoded.(api.Object)
 	if c.kind.Default != nil {
 		c.kind.Default(obj)
 	}

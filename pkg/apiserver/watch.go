@@ -103,6 +103,9 @@ func (s *server) watchTime() time.Duration {
 // endWatch reports what ended a watch, unless it is its time, or the client shall just go on elsewhere:
 // after an error it would list everything again.
 func (s *server) endWatch(ctx context.Context, out sink, frames *framer, err error) {
+	if errors.Is(err, store.ErrForgotten) {
+		return // the definition of a custom resource was changed or went: the client finds out when it comes back
+	}
 	if ctx.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrOutOfReach) {
 		return
 	}

@@ -64,7 +64,7 @@ func (c codec) newEntry(key Key, revision int64, plain []byte) *Entry {
 // encode is what etcd shall hold for obj, which is of the requested kind; stored is obj in the stored version.
 func (c codec) encode(kind *api.Kind, obj api.Object) (plain []byte, stored api.Object, err error) {
 	stored = obj
-	if kind.ToStored != nil && kind.GroupVersionKind != c.kind.GroupVersionKind {
+	if kind.ToStored != nil && kind != c.kind {
 		if stored, err = kind.ToStored(obj); err != nil {
 			return nil, nil, fmt.Errorf("converting to %s: %w", c.kind.GroupVersionKind, err)
 		}

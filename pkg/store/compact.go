@@ -23,12 +23,15 @@ func (s *Store) compactLoop(ctx context.Context) {
 		if err := c.turn(ctx, s.client); err != nil && ctx.Err() == nil {
 			s.log.Warn("compacting etcd", "error", err)
 		}
+		s.compacted.Store(c.compacted)
 	}
 }
 
 type compactor struct {
 	turns    int64 // version of compactKey as last seen
 	revision int64 // etcd's then
+
+	compacted int64 // what is older has been discarded, by whomever
 }
 
 // turn compacts to the revision of the previous turn, if no other apiserver had this turn.
@@ -45,6 +48,7 @@ func (c *compactor) turn(ctx context.Context, client *clientv3.Client) error {
 	if !answer.Succeeded {
 		if kvs := answer.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
 			c.turns = kvs[0].Version
+			c.compacted, _ = strconv.ParseInt(string(kvs[0].Value), 10, 64)
 		} else {
 			c.turns = 0
 		}
@@ -57,5 +61,6 @@ func (c *compactor) turn(ctx context.Context, client *clientv3.Client) error {
 	if _, err := client.Compact(ctx, target); err != nil {
 		return fmt.Errorf("to revision %d: %w", target, err)
 	}
+	c.compacted = target
 	return nil
 }

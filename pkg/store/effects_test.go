@@ -252,6 +252,33 @@ func TestCompactorsTakeTurns(t *testing.T) {
 	}
 }
 
+// A continued list ends when its revision is compacted, although the cache may still know what was there; it is
+// told how to go on.
+func TestCompactionEndsContinuedLists(t *testing.T) {
+	t.Parallel()
+	s, _ := run(t, newMember(t).etcd.Client(), func(c *store.Config) { c.CompactEvery = 20 * time.Millisecond })
+	for _, name := range []string{"a", "b", "c"} {
+		if _, err := createPod(t, s, name, store.Write{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page, err := s.List(t.Context(), storetest.Pods, store.Query{Limit: 1})
+	if err != nil || page.Continue == "" {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	var status *apierrors.StatusError
+	for err = nil; err == nil && t.Context().Err() == nil; {
+		_, err = s.List(t.Context(), storetest.Pods, store.Query{Limit: 1, Continue: page.Continue})
+	}
+	if !errors.As(err, &status) || !apierrors.IsResourceExpired(err) || status.ErrStatus.Continue == "" {
+		t.Fatalf("got %v", err)
+	}
+	rest, err := s.List(t.Context(), storetest.Pods, store.Query{Continue: status.ErrStatus.Continue})
+	if err != nil || len(rest.Entries) != 2 {
+		t.Errorf("the rest: %+v, %v", rest, err)
+	}
+}
+
 func TestForget(t *testing.T) {
 	t.Parallel()
 	s, _ := run(t, newMember(t).etcd.Client())

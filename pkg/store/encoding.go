@@ -28,8 +28,8 @@ const (
 )
 
 // Encoding returns what encode made for this key. It is called once per entry, however many ask at the same
-// time, and the result is kept for those who come later, as long as somebody does (and an error as
-// well). The result is shared and must not be changed. Keys name a media type, a
+// time, and the result is kept for those who come later, as long as somebody does. An error is for those
+// who asked at that time (a custom resource could not be converted, say). The result is shared and must not be changed. Keys name a media type, a
 // version and whatever else decides the bytes.
 func (e *Entry) Encoding(key string, encode func() ([]byte, error)) ([]byte, error) {
 	if e.budget != nil && e.budget.bytes.Load() > encodingLimit {
@@ -54,7 +54,19 @@ func (e *Entry) Encoding(key string, encode func() ([]byte, error)) ([]byte, err
 			e.budget.bytes.Add(int64(len(enc.data)))
 		}
 	})
+	if enc.err != nil {
+		e.dropEncoding(key, enc)
+	}
 	return enc.data, enc.err
+}
+
+// dropEncoding forgets an encoding that failed: the next who asks may have more luck.
+func (e *Entry) dropEncoding(key string, enc *encoding) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.encodings[key] == enc {
+		delete(e.encodings, key)
+	}
 }
 
 // sweep drops the encodings if they were not used since the last sweep, and returns the size of those that stay.

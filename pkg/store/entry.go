@@ -34,6 +34,7 @@ type Entry struct {
 	encodings map[string]*encoding
 	used      bool // since the last sweep
 	shared    weak.Pointer[decoded]
+	versions  map[*api.Kind]fields.Set // of custom resources: see fieldsAs
 }
 
 type decoded struct{ object api.Object }
@@ -71,10 +72,33 @@ func (e *Entry) Shared() (api.Object, error) {
 // for the few kinds that store another version (events, horizontal pod autoscalers).
 func (e *Entry) As(kind *api.Kind) (api.Object, error) {
 	obj, err := e.Object()
-	if err != nil || kind.FromStored == nil || kind.GroupVersionKind == e.Kind.GroupVersionKind {
+	if err != nil || kind.FromStored == nil || kind == e.Kind {
 		return obj, err
 	}
 	return kind.FromStored(obj)
+}
+
+// fieldsAs are the selectable fields of a custom resource in the version of kind.
+func (e *Entry) fieldsAs(kind *api.Kind) (fields.Set, error) {
+	e.mu.Lock()
+	known, ok := e.versions[kind]
+	e.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	obj, err := e.As(kind)
+	if err != nil {
+		return nil, err
+	}
+	set := kind.SelectableFields(obj)
+	maps.Copy(set, e.Fields)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.versions == nil {
+		e.versions = map[*api.Kind]fields.Set{}
+	}
+	e.versions[kind] = set
+	return set, nil
 }
 
 // describe sets what selectors look at. Labels and fields are copied from obj, which is

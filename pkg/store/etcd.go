@@ -61,7 +61,9 @@ type Store struct {
 
 	// applied is the revision up to which every cached resource has seen all events.
 	applied atomic.Int64
-	noSpace atomic.Bool
+	// compacted is the revision before which etcd has discarded everything, as far as this store knows.
+	compacted atomic.Int64
+	noSpace   atomic.Bool
 
 	ctx       context.Context // ends with Run
 	end       context.CancelFunc

@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"skiff/pkg/api"
 )
 
 // filter is what a list or a watch is narrowed to. Matching allocates nothing.
@@ -18,9 +20,12 @@ type filter struct {
 	labels          labels.Selector // nil: any
 	fields          fields.Selector // nil: any
 	everything      bool            // nothing but a namespace may narrow it
+	// kind is set when fields are those of a custom resource in some version: each version has
+	// fields of its own.
+	kind *api.Kind
 }
 
-func newFilter(namespace, name string, l labels.Selector, f fields.Selector) filter {
+func newFilter(kind *api.Kind, namespace, name string, l labels.Selector, f fields.Selector) filter {
 	if l != nil && l.Empty() {
 		l = nil
 	}
@@ -32,6 +37,13 @@ func newFilter(namespace, name string, l labels.Selector, f fields.Selector) fil
 	if f != nil && name == "" { // a list by name is one look-up
 		out.name, _ = f.RequiresExactMatch("metadata.name")
 	}
+	if f != nil && kind.Custom != nil {
+		for _, r := range f.Requirements() {
+			if r.Field != "metadata.name" && r.Field != "metadata.namespace" {
+				out.kind = kind
+			}
+		}
+	}
 	return out
 }
 
@@ -40,7 +52,24 @@ func (f *filter) match(e *Entry) bool {
 		(f.namespace == "" || f.namespace == e.Key.Namespace) &&
 		(f.name == "" || f.name == e.Key.Name) &&
 		(f.labels == nil || f.labels.Matches(e.Labels)) &&
-		(f.fields == nil || f.fields.Matches(e.Fields))
+		(f.fields == nil || f.fields.Matches(f.fieldsOf(e)))
+}
+
+func (f *filter) fieldsOf(e *Entry) fields.Set {
+	if f.kind == nil {
+		return e.Fields
+	}
+	set, _ := e.fieldsAs(f.kind) // check has told of an error
+	return set
+}
+
+// check reports why it can't be said whether an entry matches; nil is usual.
+func (f *filter) check(e *Entry) error {
+	if f.kind == nil || e == nil || e.err != nil {
+		return nil
+	}
+	_, err := e.fieldsAs(f.kind)
+	return err
 }
 
 // trigger is a value that a field must have before or after a change for a watcher to care. The zero trigger is any change.
@@ -51,7 +80,7 @@ func (f *filter) trigger() trigger {
 	if f.name != "" {
 		return trigger{"metadata.name", f.name}
 	}
-	if f.fields != nil {
+	if f.fields != nil && f.kind == nil {
 		for _, r := range f.fields.Requirements() {
 			if value, exact := f.fields.RequiresExactMatch(r.Field); exact && r.Field != "metadata.namespace" {
 				return trigger{r.Field, value}

@@ -74,10 +74,13 @@ func (s *Store) List(ctx context.Context, kind *api.Kind, q Query) (*Page, error
 			return nil, err
 		}
 	}
-	l := lister{plan: plan, filter: newFilter(q.Namespace, q.Name, q.Labels, q.Fields), limit: q.Limit}
+	l := lister{plan: plan, filter: newFilter(kind, q.Namespace, q.Name, q.Labels, q.Fields), limit: q.Limit}
 	if plan.exact == 0 {
 		tree, revision := r.snapshot()
 		return l.tree(tree, revision)
+	}
+	if plan.exact < s.compacted.Load() {
+		return nil, plan.expired() // though the cache may remember: any apiserver gives the same answer
 	}
 	if tree, ok := r.snapshotAt(plan.exact); ok {
 		return l.tree(tree, plan.exact)
@@ -151,6 +154,9 @@ func (l *lister) take(e *Entry, suffix string) bool {
 	l.last = suffix
 	if e.err != nil {
 		l.err = apierrors.NewInternalError(e.err)
+		return false
+	}
+	if l.err = l.filter.check(e); l.err != nil {
 		return false
 	}
 	if l.filter.match(e) {

@@ -102,8 +102,7 @@ func (s *Store) cached(kind *api.Kind) *resource {
 	}
 }
 
-// Forget drops the cache of a storage path and ends its watches with [ErrForgotten]: its kind is
-// gone, or is to be read in another way. Whoever asks for it next loads it anew.
+// Forget implements [Interface].
 func (s *Store) Forget(path string) {
 	s.mu.Lock()
 	r := s.resources[path]

@@ -60,6 +60,10 @@ type Interface interface {
 	// Revision.
 	Delete(ctx context.Context, kind *api.Kind, key Key, w Write, check func(current api.Object) error) (*Entry, error)
 
+	// Forget drops what is cached below a storage path and ends its watches with
+	// [ErrForgotten]: its kind is gone, or is to be read in another way. Whoever asks for it next loads it anew.
+	Forget(path string)
+
 	// Revision is the store's current revision, by a quorum read.
 	Revision(ctx context.Context) (int64, error)
 	// Ready reports why consistent reads can't be served now; nil when they can. It tries, until ctx ends.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -104,7 +105,7 @@ func (s *Store) Watch(ctx context.Context, kind *api.Kind, q WatchQuery) (Watch,
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{ctx: ctx, r: r, live: live, filter: newFilter(q.Namespace, q.Name, q.Labels, q.Fields)}
+	w := &watcher{ctx: ctx, r: r, live: live, filter: newFilter(kind, q.Namespace, q.Name, q.Labels, q.Fields)}
 	w.trigger = w.filter.trigger()
 	wantState := q.SendInitialEvents != nil && *q.SendInitialEvents
 	switch {
@@ -248,6 +249,9 @@ func (w *watcher) sendChanges(buf []Event, limit int) ([]Event, error) {
 		w.position++
 		if c.revision <= w.after {
 			continue
+		}
+		if err := errors.Join(w.filter.check(c.entry), w.filter.check(c.prev)); err != nil {
+			return buf, err
 		}
 		if event, ok := w.filter.event(c); ok {
 			if event.Entry.err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"skiff/pkg/api"
 	"skiff/pkg/api/admissionregistration"
+	"skiff/pkg/api/apiextensions"
 	"skiff/pkg/api/apps"
 	"skiff/pkg/api/authentication"
 	"skiff/pkg/api/authorization"
@@ -51,6 +52,7 @@ func kinds() []*api.Kind {
 		rbac.Kinds(),
 		storage.Kinds(),
 		admissionregistration.Kinds(),
+		apiextensions.Kinds(),
 		scheduling.Kinds(),
 		coordination.Kinds(),
 		node.Kinds(),

@@ -1,11 +1,11 @@
 package openapi
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	smd "sigs.k8s.io/structured-merge-diff/v6/schema"
 
@@ -19,20 +19,34 @@ type source struct {
 	version string
 }
 
-// isTyped says that a kind has a Go type to reflect on.
-func isTyped(k *api.Kind) bool {
-	_, custom := k.New().(runtime.Unstructured)
-	return !custom
+// described says that there is something to make a kind's description of.
+func described(k *api.Kind) bool { return k.Custom == nil || k.OpenAPI != nil }
+
+// kinds adds what there is about rows to a document's paths and definitions.
+func (s *source) kinds(d *definitions, paths object, rows []*api.Kind) error {
+	for _, k := range rows {
+		if !described(k) {
+			continue
+		}
+		var own *api.Definitions
+		if k.OpenAPI != nil {
+			var err error
+			if own, err = k.OpenAPI(d.v3); err != nil {
+				return fmt.Errorf("describe %s: %w", k.GroupVersionKind, err)
+			}
+			d.adopt(own)
+		}
+		s.render(d, paths, pathsOf(k, own))
+	}
+	return nil
 }
 
 // v2Document is everything at once.
-func (s *source) v2Document() object {
+func (s *source) v2Document() (object, error) {
 	d := &definitions{dialect: v2, apply: s.apply, all: object{}}
 	paths := object{}
-	for _, k := range s.view.Kinds() {
-		if isTyped(k) {
-			s.render(d, paths, pathsOf(k))
-		}
+	if err := s.kinds(d, paths, s.view.Kinds()); err != nil {
+		return nil, err
 	}
 	s.mark(d, versions(s.view)...)
 	return object{
@@ -41,17 +55,15 @@ func (s *source) v2Document() object {
 		"securityDefinitions": object{"BearerToken": object{
 			"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}},
 		"security": []object{{"BearerToken": []string{}}},
-	}
+	}, nil
 }
 
 // v3Document is one group and version.
-func (s *source) v3Document(gv schema.GroupVersion) object {
+func (s *source) v3Document(gv schema.GroupVersion) (object, error) {
 	d := &definitions{dialect: v3, apply: s.apply, all: object{}}
 	paths := object{}
-	for _, k := range s.view.In(gv) {
-		if isTyped(k) {
-			s.render(d, paths, pathsOf(k))
-		}
+	if err := s.kinds(d, paths, s.view.In(gv)); err != nil {
+		return nil, err
 	}
 	s.mark(d, schema.GroupVersion{Version: "v1"}, gv)
 	return object{
@@ -59,7 +71,7 @@ func (s *source) v3Document(gv schema.GroupVersion) object {
 		"paths": paths,
 		"components": object{"schemas": d.all, "securitySchemes": object{"BearerToken": object{
 			"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}}},
-	}
+	}, nil
 }
 
 // mark adds to the definitions of kinds which kinds they are, in these versions.
@@ -74,12 +86,11 @@ func (s *source) mark(d *definitions, gvs ...schema.GroupVersion) {
 }
 
 func (s *source) markRow(d *definitions, k *api.Kind) {
-	if !isTyped(k) {
-		return
-	}
-	markKind(d, reflect.TypeOf(k.New()).Elem(), k.GroupVersionKind)
-	if list := typeOf(k.NewList); list != nil {
-		markKind(d, list, k.GroupVersion().WithKind(k.Kind+"List"))
+	if k.Custom == nil {
+		markKind(d, reflect.TypeOf(k.New()).Elem(), k.GroupVersionKind)
+		if list := typeOf(k.NewList); list != nil {
+			markKind(d, list, k.GroupVersion().WithKind(k.ListKind))
+		}
 	}
 	for _, name := range sortedSubresources(k) {
 		if sub := k.Subresources[name]; sub.New != nil {
@@ -134,9 +145,9 @@ func (d *definitions) operation(o operation) object {
 		"x-kubernetes-group-version-kind": object{"group": o.kind.Group, "version": o.kind.Version, "kind": o.kind.Kind},
 	}
 	params := d.params(o.params)
-	if o.body != nil {
-		schema := d.ref(d.add(o.body))
-		required := o.body != deleteType
+	if o.body != (model{}) {
+		schema := d.model(o.body)
+		required := o.body.goType != deleteType
 		if d.v3 {
 			body := object{"content": content(o.consumes, schema)}
 			if required {
@@ -158,8 +169,8 @@ func (d *definitions) operation(o operation) object {
 	for code, t := range o.answers {
 		answer := object{"description": meanings[code]}
 		schema := object{"type": "string"}
-		if t != nil {
-			schema = d.ref(d.add(t))
+		if t != (model{}) {
+			schema = d.model(t)
 		}
 		if d.v3 {
 			answer["content"] = content(o.produces, schema)

@@ -27,12 +27,20 @@ type operation struct {
 	text     string
 	kind     schema.GroupVersionKind
 	params   []param
-	body     reflect.Type // nil: none
+	body     model // zero: none
 	consumes []string
 	produces []string
-	answers  map[string]reflect.Type // by status; a nil type is text
+	answers  map[string]model // by status; the zero model is text
 	tag      string
 }
+
+// model is what a body is: a Go type, or what a kind's own definitions call so.
+type model struct {
+	goType reflect.Type
+	name   string
+}
+
+func of(t reflect.Type) model { return model{goType: t} }
 
 // path is a path with its operations.
 type path struct {
@@ -47,8 +55,12 @@ var (
 	patchTypes  = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
 	anyType     = []string{"*/*"}
 
+	// Custom resources have neither protobuf nor Go types to merge by.
+	customTypes      = []string{"application/json", "application/yaml"}
+	customPatchTypes = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
+
 	statusType = reflect.TypeFor[metav1.Status]()
-	patchType  = reflect.TypeFor[metav1.Patch]()
+	patchType  = of(reflect.TypeFor[metav1.Patch]())
 	deleteType = reflect.TypeFor[metav1.DeleteOptions]()
 )
 
@@ -97,9 +109,15 @@ func nameParam(kind string) param {
 	return param{name: "name", in: "path", kind: "string", required: true, text: "name of the " + kind}
 }
 
-// pathsOf are all paths of a kind.
-func pathsOf(k *api.Kind) []path {
-	b := &builder{kind: k, gv: k.GroupVersion()}
+// pathsOf are all paths of a kind. own are its definitions, if it brings them along.
+func pathsOf(k *api.Kind, own *api.Definitions) []path {
+	b := &builder{kind: k, gv: k.GroupVersion(), plain: plainTypes, streams: streamTypes, patches: patchTypes}
+	if k.Custom != nil {
+		b.object, b.list = model{name: own.Object}, model{name: own.List}
+		b.plain, b.streams, b.patches = customTypes, customTypes, customPatchTypes
+	} else {
+		b.object, b.list = of(reflect.TypeOf(k.New()).Elem()), of(typeOf(k.NewList))
+	}
 	b.collection()
 	b.item()
 	for _, name := range sortedSubresources(k) {
@@ -118,9 +136,13 @@ func sortedSubresources(k *api.Kind) []string {
 }
 
 type builder struct {
-	kind  *api.Kind
-	gv    schema.GroupVersion
-	paths []path
+	kind *api.Kind
+	gv   schema.GroupVersion
+	// object and list are the kind's models; a virtual kind has no list.
+	object, list model
+	// plain are the formats of an object, streams those of a list or a watch, patches those of a patch.
+	plain, streams, patches []string
+	paths                   []path
 }
 
 // root is the path of a group and version.
@@ -174,20 +196,20 @@ func (b *builder) scopeParams(more ...param) []param {
 	return append(params, pretty)
 }
 
-func (b *builder) op(method, verb, action, text string, answers map[string]reflect.Type) operation {
+func (b *builder) op(method, verb, action, text string, answers map[string]model) operation {
 	return operation{
 		method: method, id: verb + groupID(b.gv) + b.scope() + b.kind.Kind, action: action, text: text,
-		kind: b.kind.GroupVersionKind, consumes: anyType, produces: plainTypes, answers: answers, tag: tagOf(b.gv),
+		kind: b.kind.GroupVersionKind, consumes: anyType, produces: b.plain, answers: answers, tag: tagOf(b.gv),
 	}
 }
 
 func (b *builder) collection() {
 	k := b.kind
-	self, list := reflect.TypeOf(k.New()).Elem(), typeOf(k.NewList)
+	self, list := b.object, b.list
 	p := path{template: b.base(), params: b.scopeParams()}
-	if k.HasVerb("list") && list != nil {
-		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]reflect.Type{"200": list})
-		o.params, o.produces = listParams, streamTypes
+	if k.HasVerb("list") && list != (model{}) {
+		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]model{"200": list})
+		o.params, o.produces = listParams, b.streams
 		p.operations = append(p.operations, o)
 	}
 	if k.HasVerb("create") {
@@ -195,21 +217,21 @@ func (b *builder) collection() {
 		if strings.ContainsRune("AEIOU", rune(k.Kind[0])) {
 			text = "create an " + k.Kind
 		}
-		o := b.op("post", "create", "post", text, map[string]reflect.Type{"200": self, "201": self, "202": self})
+		o := b.op("post", "create", "post", text, map[string]model{"200": self, "201": self, "202": self})
 		o.params, o.body = createParams, self
 		p.operations = append(p.operations, o)
 	}
 	if k.HasVerb("deletecollection") {
-		o := b.op("delete", "delete", "deletecollection", "delete collection of "+k.Kind, map[string]reflect.Type{"200": statusType})
+		o := b.op("delete", "delete", "deletecollection", "delete collection of "+k.Kind, map[string]model{"200": of(statusType)})
 		o.id = "delete" + groupID(b.gv) + "Collection" + b.scope() + k.Kind
-		o.params, o.body = distinct(deleteParams, selectParams), deleteType
+		o.params, o.body = distinct(deleteParams, selectParams), of(deleteType)
 		p.operations = append(p.operations, o)
 	}
 	b.paths = append(b.paths, p)
-	if k.Namespaced && k.HasVerb("list") && list != nil {
-		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]reflect.Type{"200": list})
+	if k.Namespaced && k.HasVerb("list") && list != (model{}) {
+		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]model{"200": list})
 		o.id = "list" + groupID(b.gv) + k.Kind + "ForAllNamespaces"
-		o.produces = streamTypes
+		o.produces = b.streams
 		b.paths = append(b.paths, path{
 			template: root(b.gv) + "/" + k.Resource, params: append(slices.Clone(listParams), pretty), operations: []operation{o},
 		})
@@ -236,16 +258,16 @@ func typeOf(make func() runtime.Object) reflect.Type {
 
 func (b *builder) item() {
 	k := b.kind
-	self := reflect.TypeOf(k.New()).Elem()
+	self := b.object
 	p := path{template: b.base() + "/{name}", params: b.scopeParams(nameParam(k.Kind))}
 	p.operations = b.views(k.ServedVerbs(), self, "the specified "+k.Kind, "")
 	if k.HasVerb("delete") {
-		deleted := statusType
+		deleted := of(statusType)
 		if returnsObject(k) {
 			deleted = self
 		}
-		o := b.op("delete", "delete", "delete", "delete a "+k.Kind, map[string]reflect.Type{"200": deleted, "202": deleted})
-		o.params, o.body = deleteParams, deleteType
+		o := b.op("delete", "delete", "delete", "delete a "+k.Kind, map[string]model{"200": deleted, "202": deleted})
+		o.params, o.body = deleteParams, of(deleteType)
 		p.operations = append(p.operations, o)
 	}
 	if len(p.operations) > 0 {
@@ -259,23 +281,23 @@ func returnsObject(k *api.Kind) bool {
 }
 
 // views are get, put and patch of an object or of a part of it.
-func (b *builder) views(verbs []string, body reflect.Type, what, suffix string) []operation {
+func (b *builder) views(verbs []string, body model, what, suffix string) []operation {
 	var all []operation
 	add := func(o operation) {
 		o.id += suffix
 		all = append(all, o)
 	}
 	if slices.Contains(verbs, "get") {
-		add(b.op("get", "read", "get", "read "+what, map[string]reflect.Type{"200": body}))
+		add(b.op("get", "read", "get", "read "+what, map[string]model{"200": body}))
 	}
 	if slices.Contains(verbs, "update") {
-		o := b.op("put", "replace", "put", "replace "+what, map[string]reflect.Type{"200": body, "201": body})
+		o := b.op("put", "replace", "put", "replace "+what, map[string]model{"200": body, "201": body})
 		o.params, o.body = updateParams, body
 		add(o)
 	}
 	if slices.Contains(verbs, "patch") {
-		o := b.op("patch", "patch", "patch", "partially update "+what, map[string]reflect.Type{"200": body, "201": body})
-		o.params, o.body, o.consumes = patchParams, patchType, patchTypes
+		o := b.op("patch", "patch", "patch", "partially update "+what, map[string]model{"200": body, "201": body})
+		o.params, o.body, o.consumes = patchParams, patchType, b.patches
 		add(o)
 	}
 	return all
@@ -284,10 +306,10 @@ func (b *builder) views(verbs []string, body reflect.Type, what, suffix string) 
 func (b *builder) subresource(name string, sub *api.Subresource) {
 	k := b.kind
 	p := path{template: b.base() + "/{name}/" + name, params: b.scopeParams(nameParam(k.Kind))}
-	self := reflect.TypeOf(k.New()).Elem()
+	self := b.object
 	if !sub.Action {
 		if sub.New != nil {
-			self = typeOf(sub.New)
+			self = of(typeOf(sub.New))
 		}
 		p.operations = b.views(sub.Verbs, self, name+" of the specified "+k.Kind, title(name))
 		for i := range p.operations {
@@ -297,8 +319,8 @@ func (b *builder) subresource(name string, sub *api.Subresource) {
 		return
 	}
 	if sub.New != nil { // an action with a body
-		body := typeOf(sub.New)
-		o := b.op("post", "create", "post", "create "+name+" of a "+k.Kind, map[string]reflect.Type{"200": body, "201": body, "202": body})
+		body := of(typeOf(sub.New))
+		o := b.op("post", "create", "post", "create "+name+" of a "+k.Kind, map[string]model{"200": body, "201": body, "202": body})
 		o.id += title(name)
 		o.kind, o.body, o.params = sub.GroupVersionKind, body, createParams
 		p.operations = []operation{o}
@@ -319,12 +341,12 @@ func (b *builder) connects(name string, sub *api.Subresource, suffix string) []o
 	var all []operation
 	for _, verb := range slices.Sorted(slices.Values(sub.Verbs)) {
 		method := methods[verb]
-		o := b.op(method, "connect", "connect", "connect "+strings.ToUpper(method)+" requests to "+name+" of "+b.kind.Kind, map[string]reflect.Type{"200": nil})
+		o := b.op(method, "connect", "connect", "connect "+strings.ToUpper(method)+" requests to "+name+" of "+b.kind.Kind, map[string]model{"200": {}})
 		o.id = "connect" + groupID(b.gv) + title(method) + b.scope() + b.kind.Kind + title(name) + suffix
 		o.kind, o.produces = sub.GroupVersionKind, anyType
 		if name == "log" {
 			o.id, o.action, o.text = "read"+groupID(b.gv)+b.scope()+b.kind.Kind+"Log", "get", "read log of the specified "+b.kind.Kind
-			o.produces = append([]string{"text/plain"}, plainTypes...)
+			o.produces = append([]string{"text/plain"}, b.plain...)
 		}
 		all = append(all, o)
 	}

@@ -6,7 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	smd "sigs.k8s.io/structured-merge-diff/v6/schema"
+
+	"skiff/pkg/api"
 )
 
 // object is a JSON object of a document.
@@ -56,6 +59,25 @@ func modelName(t reflect.Type) string {
 	parts := strings.Split(host, ".")
 	slices.Reverse(parts)
 	return strings.Join(parts, ".") + "." + strings.ReplaceAll(rest, "/", ".") + "." + t.Name()
+}
+
+// model is a reference to a model, which is defined if need be.
+func (d *definitions) model(m model) object {
+	if m.goType == nil {
+		return d.ref(m.name)
+	}
+	return d.ref(d.add(m.goType))
+}
+
+// adopt takes the definitions that a kind brings along. Those of metadata are made here like for all kinds.
+func (d *definitions) adopt(own *api.Definitions) {
+	d.add(reflect.TypeFor[metav1.ObjectMeta]())
+	d.add(reflect.TypeFor[metav1.ListMeta]())
+	for name, schema := range own.All {
+		if _, ok := d.all[name]; !ok {
+			d.all[name] = schema
+		}
+	}
 }
 
 // add defines a struct type, once, and returns its name.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,8 +28,8 @@ type Service struct {
 	config Config
 
 	mu    sync.Mutex
-	view  *api.View // what docs were made of
-	docs  map[string]*document
+	view  *api.View            // what docs were made of
+	docs  map[string]*document // by path, of v2 by ""
 	index *document
 }
 
@@ -45,6 +46,7 @@ func New(config Config) *Service { return &Service{config: config} }
 
 // document is a ready document in its formats.
 type document struct {
+	rows     []*api.Kind // what it describes
 	json     []byte
 	etag     string
 	protobuf func() ([]byte, error)
@@ -61,11 +63,17 @@ func newDocument(content object, proto func([]byte) ([]byte, error)) (*document,
 	return d, nil
 }
 
-// source is the catalogue as it is, and forgets the documents of what it was.
+// source is the catalogue as it is, and forgets the documents of what is gone.
 func (s *Service) source() *source {
 	view := s.config.Catalogue.View()
 	if s.view != view {
-		s.view, s.docs, s.index = view, map[string]*document{}, nil
+		docs := map[string]*document{}
+		for _, gv := range versions(view) {
+			if d := s.docs[groupPath(gv)]; d != nil && slices.Equal(d.rows, view.In(gv)) {
+				docs[groupPath(gv)] = d
+			}
+		}
+		s.view, s.docs, s.index = view, docs, nil
 	}
 	return &source{view: view, apply: s.applySchema(view), version: s.config.Version}
 }
@@ -74,7 +82,7 @@ func (s *Service) source() *source {
 func (s *Service) applySchema(view *api.View) *smd.Schema {
 	types := s.config.Types()
 	for _, k := range view.Kinds() {
-		if !isTyped(k) || k.Virtual {
+		if k.Custom != nil || k.Types != nil || k.Virtual {
 			continue
 		}
 		obj := k.New()
@@ -97,21 +105,33 @@ func (s *Service) build(from *source, path string) (*document, error) {
 	if d := s.docs[path]; d != nil {
 		return d, nil
 	}
-	var d *document
-	var err error
 	if path == "" {
-		d, err = newDocument(from.v2Document(), v2Protobuf)
-	} else {
-		for _, gv := range versions(from.view) {
-			if groupPath(gv) == path {
-				d, err = newDocument(from.v3Document(gv), v3Protobuf)
+		content, err := from.v2Document()
+		if err != nil {
+			return nil, err
+		}
+		return s.keep(path, content, nil, v2Protobuf)
+	}
+	for _, gv := range versions(from.view) {
+		if groupPath(gv) == path {
+			content, err := from.v3Document(gv)
+			if err != nil {
+				return nil, err
 			}
+			return s.keep(path, content, from.view.In(gv), v3Protobuf)
 		}
 	}
-	if d != nil && err == nil {
-		s.docs[path] = d
+	return nil, nil
+}
+
+func (s *Service) keep(path string, content object, rows []*api.Kind, proto func([]byte) ([]byte, error)) (*document, error) {
+	d, err := newDocument(content, proto)
+	if err != nil {
+		return nil, err
 	}
-	return d, err
+	d.rows = rows
+	s.docs[path] = d
+	return d, nil
 }
 
 // The protobuf forms are gnostic's.

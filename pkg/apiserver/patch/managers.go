@@ -2,7 +2,9 @@ package patch
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,6 +61,9 @@ func (m *Managers) Of(kind *api.Kind, subresource string) *Manager {
 // fieldManager makes a manager that doesn't record fields which its part of the object can't change:
 // status on the main resource, everything but status (and metadata) on the others.
 func (m *Managers) fieldManager(key managerKey) (*managedfields.FieldManager, error) {
+	if key.kind.Custom != nil {
+		return customManager(key)
+	}
 	gv := key.kind.GroupVersion()
 	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
 	switch {
@@ -68,17 +73,48 @@ func (m *Managers) fieldManager(key managerKey) (*managedfields.FieldManager, er
 		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
 	}
 	known := kinds{key.kind}
-	if _, custom := key.kind.New().(runtime.Unstructured); custom {
-		return managedfields.NewDefaultCRDFieldManager(managedfields.NewDeducedTypeConverter(), known, known, known,
-			key.kind.GroupVersionKind, gv, key.subresource, reset)
-	}
 	types := m.types()
+	if key.kind.Types != nil {
+		var err error
+		if types, err = key.kind.Types(); err != nil {
+			return nil, err
+		}
+	}
 	probe, _ := known.New(key.kind.GroupVersionKind)
 	if _, err := types.ObjectToTyped(probe); err != nil {
 		types = managedfields.NewDeducedTypeConverter() // a type without a schema of its own: Scale
 	}
 	return managedfields.NewDefaultFieldManager(types, known, known, known,
 		key.kind.GroupVersionKind, gv, key.subresource, reset)
+}
+
+// customManager is for custom resources: fields may be owned in any of a resource's versions.
+func customManager(key managerKey) (*managedfields.FieldManager, error) {
+	var kept *fieldpath.Set
+	switch {
+	case key.subresource == "status":
+		kept = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
+	case key.subresource == "" && key.kind.Subresources["status"] != nil:
+		kept = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	}
+	gv := key.kind.GroupVersion()
+	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
+	if kept != nil {
+		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(kept)
+	}
+	types, err := key.kind.Types()
+	if err != nil {
+		return nil, err
+	}
+	known := kinds{key.kind}
+	return managedfields.NewDefaultCRDFieldManager(types, known, known, known, key.kind.GroupVersionKind, gv, key.subresource, reset)
+}
+
+// Forget drops the managers of kinds that are not served any more.
+func (m *Managers) Forget(kinds []*api.Kind) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.all, func(key managerKey, _ *Manager) bool { return slices.Contains(kinds, key.kind) })
 }
 
 // Manager tracks the fields of one kind.
@@ -142,6 +178,13 @@ func (k kinds) ConvertFieldLabel(_ schema.GroupVersionKind, label, value string)
 }
 
 func (k kinds) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	if k.Custom != nil {
+		gvk, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{in.GetObjectKind().GroupVersionKind()})
+		if !ok || gvk.Group != k.Group {
+			return nil, runtime.NewNotRegisteredErrForTarget("catalogue", nil, target)
+		}
+		return k.Custom.Convert(in.(api.Object), gvk.Version)
+	}
 	gvk, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{k.GroupVersionKind})
 	if !ok || gvk.GroupVersion() != k.GroupVersion() {
 		return nil, runtime.NewNotRegisteredErrForTarget("catalogue", nil, target)

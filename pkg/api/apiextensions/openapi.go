@@ -1,0 +1,128 @@
+package apiextensions
+
+import (
+	"encoding/json"
+	"maps"
+	"strings"
+	"sync"
+
+	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/common"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"skiff/pkg/api"
+)
+
+// definitions are the schemas of this group's types and of those they are made of, metadata above all.
+var definitions = sync.OnceValue(func() map[string]common.OpenAPIDefinition {
+	return generated.GetOpenAPIDefinitions(func(name string) spec.Ref {
+		return spec.MustCreateRef("#/components/schemas/" + common.EscapeJsonPointer(name))
+	})
+})
+
+// Models are the schemas of the types with these names, and of all that they refer to.
+func Models(names ...string) map[string]*spec.Schema {
+	all := map[string]*spec.Schema{}
+	for len(names) > 0 {
+		name := names[len(names)-1]
+		names = names[:len(names)-1]
+		if _, ok := all[name]; ok {
+			continue
+		}
+		d := definitions()[name]
+		all[name] = &d.Schema
+		names = append(names, d.Dependencies...)
+	}
+	return all
+}
+
+// WithKind is a schema that says which kind it describes.
+func WithKind(s *spec.Schema, gvk schema.GroupVersionKind) *spec.Schema {
+	out := *s
+	out.Extensions = maps.Clone(s.Extensions)
+	out.AddExtension("x-kubernetes-group-version-kind", []any{map[string]any{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}})
+	return &out
+}
+
+var (
+	objectModel = crdv1.CustomResourceDefinition{}.OpenAPIModelName()
+	listModel   = crdv1.CustomResourceDefinitionList{}.OpenAPIModelName()
+)
+
+func describe(v3 bool) (*api.Definitions, error) {
+	out := &api.Definitions{Object: objectModel, List: listModel, All: map[string]map[string]any{}}
+	for name, model := range Models(objectModel, listModel) {
+		plain, err := Plain(model, v3)
+		if err != nil {
+			return nil, err
+		}
+		out.All[name] = plain
+	}
+	return out, nil
+}
+
+// types has the schema of server-side apply for definitions.
+func types() (managedfields.TypeConverter, error) {
+	models := Models(objectModel)
+	models[objectModel] = WithKind(models[objectModel], crdv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
+	return managedfields.NewTypeConverter(models, false)
+}
+
+// Plain is a schema as the JSON object that stands in a document. OpenAPI v3 has nothing beside a
+// reference, so it is wrapped there; v2 documents of Kubernetes hold no defaults.
+func Plain(s *spec.Schema, v3 bool) (map[string]any, error) {
+	if other, ok := s.Extensions[common.ExtensionV2Schema].(spec.Schema); ok && !v3 {
+		s = &other
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	var plain map[string]any
+	if err := json.Unmarshal(text, &plain); err != nil {
+		return nil, err
+	}
+	delete(plain, common.ExtensionV2Schema)
+	adapt(plain, v3)
+	return plain, nil
+}
+
+const prefixV3, prefixV2 = "#/components/schemas/", "#/definitions/"
+
+// adapt rewrites a schema in place, and those within it.
+func adapt(s map[string]any, v3 bool) {
+	if ref, ok := s["$ref"].(string); ok {
+		if name, ok := strings.CutPrefix(ref, prefixV3); ok && !v3 {
+			s["$ref"] = prefixV2 + name
+		}
+		if v3 && len(s) > 1 {
+			delete(s, "$ref")
+			s["allOf"] = []any{map[string]any{"$ref": ref}}
+		}
+	}
+	if !v3 {
+		delete(s, "default")
+	}
+	for _, key := range []string{"items", "additionalProperties", "not"} {
+		if sub, ok := s[key].(map[string]any); ok {
+			adapt(sub, v3)
+		}
+	}
+	for _, key := range []string{"allOf", "anyOf", "oneOf"} {
+		list, _ := s[key].([]any)
+		for _, one := range list {
+			if sub, ok := one.(map[string]any); ok {
+				adapt(sub, v3)
+			}
+		}
+	}
+	properties, _ := s["properties"].(map[string]any)
+	for _, one := range properties {
+		if sub, ok := one.(map[string]any); ok {
+			adapt(sub, v3)
+		}
+	}
+}

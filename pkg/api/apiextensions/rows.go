@@ -1,0 +1,76 @@
+// Package apiextensions holds the catalogue's row of the group apiextensions.k8s.io:
+// custom resource definitions. What they define is made into rows by pkg/apiserver/crd.
+//
+// The language of their schemas (structural schemas, CEL rules and what they may cost) is validated by
+// Kubernetes' own package, which knows the internal form of the type.
+package apiextensions
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/pkg/api"
+)
+
+// Kinds returns the group's rows.
+func Kinds() []*api.Kind {
+	return []*api.Kind{definitionKind()}
+}
+
+func definitionKind() *api.Kind {
+	return api.Define[crdv1.CustomResourceDefinition, crdv1.CustomResourceDefinitionList](crdv1.SchemeGroupVersion, "customresourcedefinitions", api.Kind{
+		ShortNames:       []string{"crd", "crds"},
+		Categories:       []string{"api-extensions"},
+		StoragePath:      crdv1.GroupName + "/customresourcedefinitions",
+		StoredAsJSON:     true,
+		HasGeneration:    true,
+		AnyFinalizer:     true,
+		Default:          setDefaults,
+		PrepareForCreate: func(_ context.Context, obj api.Object) { rememberStored(obj) },
+		PrepareForUpdate: func(_ context.Context, obj, _ api.Object) { rememberStored(obj) },
+		PrepareForDelete: prepareForDelete,
+		NameValidation:   api.PathSegment,
+		Validate:         validate,
+		ValidateUpdate:   validateUpdate,
+		Warnings:         warnings,
+		Subresources:     map[string]*api.Subresource{"status": {ValidateUpdate: validateStatusUpdate}},
+		OpenAPI:          describe,
+		Types:            types,
+	})
+}
+
+func setDefaults(obj api.Object) {
+	crd := obj.(*crdv1.CustomResourceDefinition)
+	crdv1.SetDefaults_CustomResourceDefinition(crd)
+	if c := crd.Spec.Conversion; c != nil && c.Webhook != nil && c.Webhook.ClientConfig != nil && c.Webhook.ClientConfig.Service != nil {
+		crdv1.SetDefaults_ServiceReference(c.Webhook.ClientConfig.Service)
+	}
+}
+
+// rememberStored keeps in the status every version in which objects may have been stored.
+func rememberStored(obj api.Object) {
+	crd := obj.(*crdv1.CustomResourceDefinition)
+	version, err := apihelpers.GetCRDStorageVersion(crd)
+	if err == nil && !slices.Contains(crd.Status.StoredVersions, version) {
+		crd.Status.StoredVersions = append(slices.Clip(crd.Status.StoredVersions), version)
+	}
+}
+
+// prepareForDelete holds the definition until its objects are gone.
+func prepareForDelete(obj api.Object, now time.Time) {
+	crd := obj.(*crdv1.CustomResourceDefinition)
+	stamp := metav1.NewTime(now.Truncate(time.Second))
+	crd.DeletionTimestamp = &stamp
+	if !slices.Contains(crd.Finalizers, crdv1.CustomResourceCleanupFinalizer) {
+		crd.Finalizers = append(crd.Finalizers, crdv1.CustomResourceCleanupFinalizer)
+	}
+	apihelpers.SetCRDCondition(crd, crdv1.CustomResourceDefinitionCondition{
+		Type: crdv1.Terminating, Status: crdv1.ConditionTrue, Reason: "InstanceDeletionPending",
+		Message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+	})
+}
