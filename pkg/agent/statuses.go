@@ -36,11 +36,9 @@ type reporting struct {
 	want *v1.PodStatus // nil: nothing to report
 	busy bool
 	idle chan struct{} // closed when busy ends
-	// What follows belongs to whoever is busy: what the apiserver has, as far as we know, since
-	// which revision, and what it was told last.
+	// What the apiserver has, as far as we know, and since which revision. Both belong to whoever is busy.
 	sent     *v1.PodStatus
 	revision int64
-	told     *v1.PodStatus
 }
 
 // writers bounds how many statuses are sent at once.
@@ -81,16 +79,21 @@ func (s *statuses) begin(r *reporting) {
 	s.wg.Go(func() { s.send(r) })
 }
 
-// seen tells what an apiserver says of a pod. While a node isn't heard of, its lifecycle controller
-// calls the pods not ready; when it is heard of again, nobody but the node says that they are.
-func (s *statuses) seen(pod *v1.Pod) {
+// seen tells what an apiserver says of a pod, and what it was told last. While a node isn't heard of,
+// its lifecycle controller calls the pods not ready; when it is heard of again, nobody but the
+// node says that they are.
+func (s *statuses) seen(pod *v1.Pod, told v1.PodStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.pods[pod.UID]
-	if r == nil || r.busy || r.told == nil || revision(pod) <= r.revision || calledReady(&pod.Status) == calledReady(r.told) {
+	if calledReady(&pod.Status) == calledReady(&told) || r != nil && (r.busy || revision(pod) <= r.revision) {
 		return
 	}
-	r.pod, r.sent, r.revision, r.want = pod, pod.Status.DeepCopy(), revision(pod), r.told
+	if r == nil { // an earlier agent has told it
+		r = &reporting{}
+		s.pods[pod.UID] = r
+	}
+	r.pod, r.sent, r.revision, r.want = pod, pod.Status.DeepCopy(), revision(pod), &told
 	s.begin(r)
 }
 
@@ -160,7 +163,7 @@ func (s *statuses) patch(ctx context.Context, r *reporting, pod *v1.Pod, want *v
 	if err != nil {
 		return err
 	}
-	r.sent, r.revision, r.told = &answer.Status, revision(answer), want
+	r.sent, r.revision = &answer.Status, revision(answer)
 	if calledReady(r.sent) == calledReady(want) {
 		return nil
 	}

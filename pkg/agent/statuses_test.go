@@ -71,9 +71,12 @@ func TestPodsThatOthersCallNotReady(t *testing.T) {
 	}
 	s.set(called(v1.ConditionFalse, 10), &want)
 	expect(1)
-	s.seen(called(v1.ConditionFalse, 15)) // from before our word
-	s.seen(called(v1.ConditionTrue, 20))  // our word's echo
+	s.seen(called(v1.ConditionFalse, 15), want) // from before our word
+	s.seen(called(v1.ConditionTrue, 20), want)  // our word's echo
 	expect(0)
-	s.seen(called(v1.ConditionFalse, 25))
+	s.seen(called(v1.ConditionFalse, 25), want)
+	expect(1)
+	s.forget("u") // as after a restart of the agent
+	s.seen(called(v1.ConditionFalse, 45), want)
 	expect(1)
 }

@@ -77,7 +77,9 @@ func (w *worker) update(pod *v1.Pod) {
 func (w *worker) setPod(pod *v1.Pod) {
 	old := w.pod
 	w.pod = pod
-	w.agent.statuses.seen(pod)
+	if !w.settled {
+		w.agent.statuses.seen(pod, w.reported)
+	}
 	w.state.adopt(pod)
 	if !w.ending() {
 		w.agent.objects.hold(pod.UID, references(pod))
