@@ -3,12 +3,14 @@ package workload
 import (
 	"context"
 	"fmt"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
@@ -53,7 +55,7 @@ type Pods struct {
 // Create makes a pod. In a namespace that is being deleted nothing can be made,
 // which is neither worth an event nor an error: it returns nil, nil.
 func (p Pods) Create(ctx context.Context, owner runtime.Object, pod *v1.Pod) (*v1.Pod, error) {
-	created, err := p.Client.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{})
+	created, err := p.once(ctx, pod)
 	switch {
 	case apierrors.HasStatusCause(err, v1.NamespaceTerminatingCause):
 		return nil, nil
@@ -63,6 +65,41 @@ func (p Pods) Create(ctx context.Context, owner runtime.Object, pod *v1.Pod) (*v
 	}
 	p.Events.Eventf(owner, v1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", created.Name)
 	return created, nil
+}
+
+// once makes a pod exactly once. A request whose answer was lost may have been done, and a second pod in
+// place of the first would be one too many: it is repeated under its name until there is an answer.
+func (p Pods) once(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
+	const suffix, prefix, patience = 5, 58, 30 * time.Second // a name has 63 characters at most, as the apiserver generates it
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	client := p.Client.CoreV1().Pods(pod.Namespace)
+	named := *pod
+	if named.Name == "" {
+		named.Name = named.GenerateName[:min(prefix, len(named.GenerateName))] + utilrand.String(suffix)
+	}
+	for lost := false; ; lost = true {
+		made, err := client.Create(ctx, &named, metav1.CreateOptions{})
+		if lost && apierrors.IsAlreadyExists(err) {
+			made, err = client.Get(ctx, named.Name, metav1.GetOptions{})
+			if err == nil && !sameController(made, &named) {
+				return nil, apierrors.NewAlreadyExists(v1.Resource("pods"), named.Name)
+			}
+		}
+		if err == nil || apierrors.ReasonForError(err) != metav1.StatusReasonUnknown && !apierrors.IsTimeout(err) {
+			return made, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func sameController(a, b metav1.Object) bool {
+	x, y := metav1.GetControllerOfNoCopy(a), metav1.GetControllerOfNoCopy(b)
+	return x != nil && y != nil && x.UID == y.UID
 }
 
 // Delete deletes a pod, that one and no later one of its name. A pod that is gone is no error.
