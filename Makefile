@@ -10,13 +10,13 @@ VERSION := v1.36.0+skiff
 VERSION_PACKAGE := k8s.io/component-base/version
 LDFLAGS := -s -w -X $(VERSION_PACKAGE).gitVersion=$(VERSION) -X $(VERSION_PACKAGE).gitMajor=1 -X $(VERSION_PACKAGE).gitMinor=36
 
-.PHONY: help deps build images up down test unit node fault soak lint bench clean
+.PHONY: help deps build images up down test unit node machines fault soak lint bench clean
 
 help:
 	@echo "make up      deps, build, a one-node cluster, and manifests/hello.yaml served by it"
 	@echo "make down    delete that cluster"
 	@echo "make test    all that CI runs: lint, and the tests of every tier"
-	@echo "make unit | node | fault | lint | bench    one part of it"
+	@echo "make unit | node | machines | fault | lint | bench    one part of it"
 	@echo "make soak    the faults in random order, for SOAK=1h"
 	@echo "make deps    install the missing programs (Debian)"
 	@echo "make build   build the binaries into bin/"
@@ -47,7 +47,7 @@ up: deps build images
 down:
 	@bin/ctl cluster delete skiff
 
-test: deps lint unit node fault
+test: deps lint unit node machines fault
 
 # Pure logic, and one real apiserver and etcd.
 unit:
@@ -56,6 +56,10 @@ unit:
 # Whole clusters with real containers.
 node: build images
 	$(GO) test -count=1 -timeout 30m ./test/node/...
+
+# docs/operations.md, followed to the letter on machines of the test's own.
+machines: build images
+	$(GO) test -count=1 -timeout 10m ./test/machines
 
 # A highly available cluster, and all that may happen to it.
 fault: build images

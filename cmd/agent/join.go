@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,33 +15,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skiff/manifests"
 	"skiff/pkg/agent/join"
 )
 
 const (
 	defaultDir = "/etc/skiff"
 	unitName   = "skiff-agent.service"
+	unitDir    = "/etc/systemd/system"
+	unitStarts = "/usr/local/bin/agent"
 )
-
-// unit is written where none is installed.
-const unit = `[Unit]
-Description=Skiff agent: the pods of this node
-Wants=network-online.target containerd.service
-After=network-online.target containerd.service
-
-[Service]
-EnvironmentFile=` + defaultDir + `/` + join.EnvironmentFile + `
-ExecStart=%s $AGENT_FLAGS
-Restart=always
-RestartSec=1
-KillMode=process
-Delegate=yes
-LimitNOFILE=1048576
-OOMScoreAdjust=-999
-
-[Install]
-WantedBy=multi-user.target
-`
 
 type joinOptions struct {
 	join.Config
@@ -79,8 +63,15 @@ func (o *joinOptions) run(ctx context.Context, out io.Writer, args []string) err
 	o.Progress = func(text string) { fmt.Fprintln(out, text) }
 	_, err := os.Stat("/run/systemd/system") // as sd_booted(3) finds out
 	systemd := err == nil && !o.foreground
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
 	if systemd && o.Dir != defaultDir {
 		return fmt.Errorf("the unit %s reads %s: with --dir %s there is only --foreground", unitName, defaultDir, o.Dir)
+	}
+	if systemd && program != unitStarts {
+		return fmt.Errorf("the unit %s starts %s, and this is %s: install it there, or start it with --foreground", unitName, unitStarts, program)
 	}
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return err
@@ -94,19 +85,15 @@ func (o *joinOptions) run(ctx context.Context, out io.Writer, args []string) err
 	} else {
 		fmt.Fprintf(out, "This machine has joined as node %s.\n", joined.NodeName)
 	}
-	program, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	if systemd {
-		return startUnit(ctx, out, program)
+		return startUnit(ctx, out, joined.Flags)
 	}
 	fmt.Fprintln(out, "Starting the agent here.")
 	return syscall.Exec(program, append([]string{program}, joined.Flags...), os.Environ())
 }
 
 // startUnit starts the agent's unit, now and at each boot. One that is installed is left as it is.
-func startUnit(ctx context.Context, out io.Writer, program string) error {
+func startUnit(ctx context.Context, out io.Writer, flags []string) error {
 	systemctl := func(args ...string) error {
 		output, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput()
 		if err != nil {
@@ -115,11 +102,14 @@ func startUnit(ctx context.Context, out io.Writer, program string) error {
 		return nil
 	}
 	if systemctl("cat", unitName) != nil {
-		file := "/etc/systemd/system/" + unitName
-		if err := os.WriteFile(file, fmt.Appendf(nil, unit, program), 0o644); err != nil {
+		dns, err := nameServer(flags)
+		if err != nil {
 			return err
 		}
-		fmt.Fprintln(out, "Wrote "+file)
+		if err := manifests.WriteUnits(unitDir, []string{"agent"}, dns); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "Wrote the units of the agent to "+unitDir)
 		if err := systemctl("daemon-reload"); err != nil {
 			return err
 		}
@@ -129,4 +119,15 @@ func startUnit(ctx context.Context, out io.Writer, program string) error {
 	}
 	fmt.Fprintf(out, "The agent runs: systemctl status %s; its log: journalctl -u %s\n", unitName, unitName)
 	return nil
+}
+
+// nameServer is the address at which systemd is to listen for the agent.
+func nameServer(flags []string) (netip.Addr, error) {
+	for _, flag := range flags {
+		if value, found := strings.CutPrefix(flag, "--cluster-dns="); found {
+			first, _, _ := strings.Cut(value, ",")
+			return netip.ParseAddr(first)
+		}
+	}
+	return netip.Addr{}, errors.New("the flags of the agent don't name the cluster's name server (--cluster-dns)")
 }

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -90,7 +91,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.cgroupRoot, "cgroup-root", "/", "cgroup below which pods get theirs")
 	f.StringVar(&o.cgroupRoot, "cgroup-parent", "/", "the same as --cgroup-root")
 	f.StringVar(&o.containerd, "container-runtime-endpoint", "/run/containerd/containerd.sock", "containerd's unix socket")
-	f.StringVar(&o.initPath, "init-path", "", "the init binary; empty is the one beside this program")
+	f.StringVar(&o.initPath, "init-path", "", "the init binary; empty is the one beside this program, or /usr/local/libexec/skiff/init")
 	f.StringVar(&o.hostsDir, "registry-hosts-dir", "/etc/containerd/certs.d", "directory with a hosts.toml per image registry")
 	f.StringVar(&o.resolvConf, "resolv-conf", "/etc/resolv.conf", "the node's resolver configuration, from which pods' are made")
 	f.StringSliceVar(&o.clusterDNS, "cluster-dns", nil, "addresses of the cluster's name server")
@@ -150,6 +151,9 @@ func (o *options) complete() error {
 			return err
 		}
 		o.initPath = filepath.Join(filepath.Dir(program), "init")
+		if _, err := os.Stat(o.initPath); errors.Is(err, os.ErrNotExist) {
+			o.initPath = "/usr/local/libexec/skiff/init" // where it isn't in the path, and not the machine's own
+		}
 	}
 	o.containerd = strings.TrimPrefix(o.containerd, "unix://")
 	if o.certDir == "" {

@@ -244,7 +244,7 @@ func TestConversionWebhook(t *testing.T) {
 			"conversion webhook for " + kind + " failed: no response provided":           func(r *crdv1.ConversionReview) { r.Response = nil },
 			"conversion webhook for " + kind + " returned 0 objects, expected 1":         func(r *crdv1.ConversionReview) { r.Response.ConvertedObjects = nil },
 			"conversion webhook for " + kind + " failed: expected response.uid=":         func(r *crdv1.ConversionReview) { r.Response.UID = "x" },
-			"returned invalid object: must have the same name: bad != other":               changed(func(u *unstructured.Unstructured) { u.SetName("other") }),
+			"returned invalid object: must have the same name: bad != other":             changed(func(u *unstructured.Unstructured) { u.SetName("other") }),
 			"returned invalid metadata: missing metadata in converted object":            changed(func(u *unstructured.Unstructured) { delete(u.Object, "metadata") }),
 			"invalid groupVersion (expected test.example.com/v1, received x.y/v1)":       changed(func(u *unstructured.Unstructured) { u.SetAPIVersion("x.y/v1") }),
 			`returned invalid metadata: metadata.labels: Invalid value: "not a label!":`: changed(func(u *unstructured.Unstructured) { u.SetLabels(map[string]string{"not a label!": ""}) }),

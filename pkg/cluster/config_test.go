@@ -142,6 +142,21 @@ func TestConfigRefuses(t *testing.T) {
 	}
 }
 
+func TestMachinesRefuse(t *testing.T) {
+	const head = "apiVersion: skiff/v1\nkind: Machines\nname: prod\n"
+	for text, want := range map[string]string{
+		head + "nodes: []": "there is no master",
+		head + "nodes: [{name: w1, role: worker, address: 10.0.0.21}]":                                                                 "nodes[0]: workers are not described; they join",
+		head + "nodes: [{name: M1, role: master, address: 10.0.0.11}]":                                                                 `nodes[0].name "M1"`,
+		head + "nodes: [{name: m1, role: master, address: 10.0.0.11}, {name: m2, role: master, address: 10.0.0.12}]":                   "several masters need a virtual address",
+		head + "vip: 10.0.1.1/24\nnodes: [{name: m1, role: master, address: 10.0.0.11}, {name: m2, role: master, address: 10.0.0.12}]": "10.0.0.11 of m1 is not on the link",
+	} {
+		if _, _, err := parseMachines([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n  gives %v, want %s", text, err, want)
+		}
+	}
+}
+
 // What masters run depends on how many there are and on what became of them.
 func TestProcesses(t *testing.T) {
 	names := func(masters int, change func(*Spec)) string {

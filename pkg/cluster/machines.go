@@ -7,12 +7,16 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"skiff/manifests"
+	"skiff/pkg/pki/bootstrap"
 )
 
 // MachinesKind is the kind of a file that describes a cluster on real machines.
@@ -36,7 +40,7 @@ type machines struct {
 		Name      string     `json:"name"`
 		Role      Role       `json:"role"`
 		Address   netip.Addr `json:"address"`
-		Interface string     `json:"interface,omitempty"` // of a master: the link that has the address
+		Interface string     `json:"interface,omitempty"` // the link that has the address
 	} `json:"nodes"`
 }
 
@@ -68,7 +72,7 @@ func Prepare(config, dir, replace string) ([]string, error) {
 	a, err := loadAuthorities(s, dir)
 	if errors.Is(err, os.ErrNotExist) {
 		if a, err = writeAuthorities(s, dir); err == nil {
-			err = os.WriteFile(filepath.Join(dir, "kube-dns.yaml"), dnsManifest(s), 0o644)
+			err = os.WriteFile(filepath.Join(dir, "cluster.yaml"), firstObjects(s), 0o644)
 		}
 	}
 	if err == nil {
@@ -165,8 +169,10 @@ func parseMachines(data []byte) (*Spec, *machines, error) {
 	for i, n := range m.Nodes {
 		field := fmt.Sprintf("nodes[%d]", i)
 		switch {
-		case n.Role != Master && n.Role != Worker:
-			return nil, nil, fmt.Errorf("%s.role %q is neither %s nor %s", field, n.Role, Master, Worker)
+		case n.Role == Worker:
+			return nil, nil, fmt.Errorf("%s: workers are not described; they join (ctl token create)", field)
+		case n.Role != Master:
+			return nil, nil, fmt.Errorf("%s.role %q is not %s", field, n.Role, Master)
 		case len(validation.IsDNS1123Subdomain(n.Name)) > 0 || names[n.Name]:
 			return nil, nil, fmt.Errorf("%s.name %q: want a name of its own, the machine's host name in lower case", field, n.Name)
 		case !n.Address.Is4() || taken[n.Address] != "":
@@ -208,13 +214,24 @@ func (s *Spec) completeMachines(m *machines) error {
 	return s.chooseRanges(o, taken)
 }
 
-// dnsManifest is the cluster's DNS service, to be applied once the API answers.
-func dnsManifest(s *Spec) []byte {
-	text, err := yaml.Marshal(dnsService(s))
+// firstObjects are those to be applied once the API answers: the cluster's DNS service, and what
+// machines that join later have to know.
+func firstObjects(s *Spec) []byte {
+	settings := &v1.ConfigMap{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{Name: bootstrap.NodeConfig, Namespace: metav1.NamespaceSystem},
+		Data: bootstrap.Settings{"cluster-dns": s.DNS().String(), "cluster-domain": ClusterDomain,
+			"cluster-cidr": s.PodRange.String(), "service-cluster-ip-range": s.ServiceRange.String()},
+	}
+	service, err := yaml.Marshal(dnsService(s))
 	if err != nil {
 		panic(err) // of our own types
 	}
+	config, err := yaml.Marshal(settings)
+	if err != nil {
+		panic(err)
+	}
 	// The status is the server's business.
-	text, _, _ = bytes.Cut(text, []byte("status:"))
-	return text
+	service, _, _ = bytes.Cut(service, []byte("status:"))
+	return slices.Concat(service, []byte("---\n"), config)
 }

@@ -17,10 +17,10 @@ import (
 	"skiff/pkg/pki/bootstrap"
 )
 
-// EnvironmentFile holds the agent's flags for whoever starts it, as AGENT_FLAGS.
+// EnvironmentFile holds the agent's flags for the unit that starts it, as FLAGS.
 const EnvironmentFile = "agent.env"
 
-const flagsVariable = "AGENT_FLAGS="
+const flagsVariable = "FLAGS="
 
 func (c *Config) file(name string) string { return filepath.Join(c.Dir, name) }
 func (c *Config) pkiDir() string          { return c.file("pki") }
@@ -70,7 +70,7 @@ func (c *Config) flags(ctx context.Context, cluster *clientcmdapi.Cluster) ([]st
 
 // finish writes what the agent starts with, and forgets the token.
 func (c *Config) finish(cluster *clientcmdapi.Cluster, flags []string) error {
-	if err := pki.Replace(c.file(EnvironmentFile), []byte(flagsVariable+strings.Join(flags, " ")+"\n"), 0o644); err != nil {
+	if err := pki.Replace(c.file(EnvironmentFile), []byte(flagsVariable+`"`+strings.Join(flags, " ")+"\"\n"), 0o644); err != nil {
 		return err
 	}
 	certificate := rotation.ClientFile(c.pkiDir())
@@ -102,7 +102,7 @@ func (c *Config) readFlags() ([]string, error) {
 	}
 	for line := range strings.Lines(string(data)) {
 		if flags, ok := strings.CutPrefix(strings.TrimSpace(line), flagsVariable); ok {
-			return strings.Fields(flags), nil
+			return strings.Fields(strings.Trim(flags, `"`)), nil
 		}
 	}
 	return nil, fmt.Errorf("no %s in %s", flagsVariable, c.file(EnvironmentFile))
