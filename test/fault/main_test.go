@@ -16,6 +16,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,13 +154,21 @@ func setUp() error {
 		return err
 	}
 	restConfig = record.Foreign(config)
-	restConfig.Timeout = 5 * time.Second
-	client, err = kubernetes.NewForConfig(restConfig)
-	restConfig.Timeout = 0
-	if err != nil {
+	if client, err = unconnected(config); err != nil {
 		return err
 	}
 	return deploySteady()
+}
+
+// unconnected is a client that makes a connection for each request: none is left from before a fault.
+func unconnected(config *rest.Config) (kubernetes.Interface, error) {
+	tls, err := rest.TLSConfigFor(config)
+	if err != nil {
+		return nil, err
+	}
+	dialer := net.Dialer{Timeout: time.Second}
+	return kubernetes.NewForConfig(&rest.Config{Host: config.Host, QPS: -1, Timeout: 5 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: tls, DisableKeepAlives: true, DialContext: dialer.DialContext}})
 }
 
 // ctl runs Skiff's own ctl and returns everything it printed.

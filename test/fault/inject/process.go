@@ -94,8 +94,18 @@ func PowerCut(name, node string) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 		return fmt.Errorf("node %s: %w", node, err)
 	}
-	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000)
-	return err
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return fmt.Errorf("node %s: %w", node, err)
+		case n == 0:
+			return fmt.Errorf("node %s doesn't die", node)
+		default:
+			return nil
+		}
+	}
 }
 
 // poll asks again and again until check has no objection, or ctx ends.

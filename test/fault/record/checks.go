@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ func CheckWatch(operations []Operation, events []Event) error {
 // replica set ever has more pods than it wants, as it would if two controllers worked.
 func CheckPods(events []Event, wanted int) error {
 	nodes := map[string]string{} // by uid
-	living := map[string]map[string]bool{}
+	living := map[string]map[string]Event{} // by owner and uid
 	var wrong []error
 	for _, e := range events {
 		uid, owner := string(e.Object.GetUID()), ownerOf(e.Object)
@@ -64,18 +65,29 @@ func CheckPods(events []Event, wanted int) error {
 		}
 		nodes[uid] = node
 		if living[owner] == nil {
-			living[owner] = map[string]bool{}
+			living[owner] = map[string]Event{}
 		}
 		if e.Type == watch.Deleted || e.Object.GetDeletionTimestamp() != nil {
 			delete(living[owner], uid)
 			continue
 		}
-		living[owner][uid] = true
+		living[owner][uid] = e
 		if n := len(living[owner]); owner != "" && n > wanted && e.Type == watch.Added {
-			wrong = append(wrong, fmt.Errorf("replica set %s has %d pods at revision %d, wanted are %d", owner, n, e.Revision, wanted))
+			wrong = append(wrong, fmt.Errorf("replica set %s has %d pods, wanted are %d: %s", owner, n, wanted, summary(living[owner])))
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+func summary(pods map[string]Event) string {
+	var list []string
+	for _, e := range pods {
+		phase, _, _ := unstructured.NestedString(e.Object.Object, "status", "phase")
+		list = append(list, fmt.Sprintf("%s (%s on %q, of %s, seen at %s, revision %d)", e.Object.GetName(), phase, nodeOf(e.Object),
+			e.Object.GetCreationTimestamp().Format(time.TimeOnly), e.At.Format(time.StampMilli), e.Revision))
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
 }
 
 func nodeOf(pod *unstructured.Unstructured) string {
