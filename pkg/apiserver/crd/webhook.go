@@ -71,7 +71,8 @@ func clientConfig(c *crdv1.WebhookClientConfig, services Resolver) (*rest.Config
 		}
 		u, err := url.Parse(*c.URL)
 		if err != nil {
-			return nil, fmt.Errorf("Unparsable URL: %w", err) //nolint:staticcheck // Kubernetes' text
+			//lint:ignore ST1005 Kubernetes' text
+			return nil, fmt.Errorf("Unparsable URL: %w", err)
 		}
 		config.Host, config.APIPath = u.Scheme+"://"+u.Host, u.Path
 		return config, nil
