@@ -54,7 +54,7 @@ func CheckWatch(operations []Operation, events []Event) error {
 // CheckPods looks at the events of a namespace's pods: each is bound once, and no
 // replica set ever has more pods than it wants, as it would if two controllers worked.
 func CheckPods(events []Event, wanted int) error {
-	nodes := map[string]string{} // by uid
+	nodes := map[string]string{}            // by uid
 	living := map[string]map[string]Event{} // by owner and uid
 	var wrong []error
 	for _, e := range events {
