@@ -22,5 +22,5 @@
 //
 // Limits, deliberately: no CBOR, no API priority and fairness (a fixed number
 // of requests in flight instead), no audit log, no CORS, no profiling endpoints,
-// no custom resources, no aggregated APIs.
+// no aggregated APIs.
 package apiserver

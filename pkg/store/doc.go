@@ -30,6 +30,9 @@
 // that a request names. Objects given to and taken from Create, Update and Delete are of the kind that
 // is named in the call. Selectors name fields of the stored kind.
 //
+// Custom resources may be stored in any of their versions. They are cached as they are, by a row of the
+// catalogue's that converts nothing ([api.Custom].Stored), and each version has selectable fields of its own.
+//
 // Limits. An object that can't be decoded fails the reads that would show it, and can't be deleted
 // here. A log keeps the changes of 5 minutes, 10,000 at most ([Config].History), and takes ten times that from etcd for
 // a watch that began elsewhere; a watch from before that, or one that falls behind, gets 410 Expired. The

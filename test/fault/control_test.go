@@ -3,6 +3,8 @@ package fault
 import (
 	"context"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -192,4 +194,24 @@ func (s *scenario) fenced(lock, epoch string) {
 	if err == nil || !strings.Contains(err.Error(), "has ended") {
 		s.Errorf("a write under the last leader's epoch: %v", err)
 	}
+}
+
+// Other binaries, and back: the API is answered all along, and containers are not touched.
+func upgraded(s *scenario) {
+	churn, done := s.churn()
+	other := s.TempDir()
+	for _, binary := range []string{"init", "apiserver", "scheduler", "controller", "agent"} {
+		data, err := os.ReadFile(filepath.Join(root, "bin", binary))
+		s.must(err)
+		s.must(os.WriteFile(filepath.Join(other, binary), data, 0o755))
+	}
+	for _, bin := range []string{other, filepath.Join(root, "bin")} {
+		at := time.Now()
+		if out, err := ctl("cluster", "upgrade", name, "--bin", bin); err != nil {
+			s.Fatalf("ctl cluster upgrade: %v\n%s", err, out)
+		}
+		s.gaps(at, 0, "upgraded to "+bin)
+		s.works(churn, time.Now(), "afterwards")
+	}
+	done()
 }

@@ -2,7 +2,6 @@ package fault
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"skiff/pkg/cluster"
@@ -46,6 +45,7 @@ func fullDisk(s *scenario) {
 	s.must(disk.Fill())
 	s.Cleanup(func() { disk.Free() })
 	s.gaps(at, 5*time.Second, "disk of "+member.String()+" full")
+	s.says("etcd goes on without " + member.Node)
 	s.must(disk.Free())
 	s.healthy()
 	s.must(disk.Restore(ctx))
@@ -53,13 +53,11 @@ func fullDisk(s *scenario) {
 
 // A member that has lost its disk is replaced by a new one.
 func wipedMember(s *scenario) {
-	if out, _ := ctl("cluster", "--help"); !strings.Contains(out, "\n  replace ") {
-		s.Skip("there is no `ctl cluster replace` yet")
-	}
 	member := s.process(s.other(s.etcdLeader()), "etcd")
 	at := time.Now()
 	s.must(inject.Wipe(member))
 	s.gaps(at, 3*time.Second, "disk of "+member.String()+" wiped")
+	s.says("etcd goes on without " + member.Node)
 	if out, err := ctl("cluster", "replace", name, member.Node); err != nil {
 		s.Fatalf("ctl cluster replace: %v\n%s", err, out)
 	}
@@ -74,6 +72,7 @@ func lostQuorum(s *scenario) {
 	}
 	from := s.recorder.Offset(time.Now())
 	s.rest(4 * time.Second)
+	s.says("etcd has lost its quorum: 1 of 3 members works")
 	to := s.recorder.Offset(time.Now())
 	for _, o := range s.recorder.Operations() {
 		if o.Call > from && o.Return < to && o.Kind == record.Swap && o.Outcome == record.Done {

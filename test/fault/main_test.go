@@ -60,6 +60,7 @@ var faults = []struct {
 	{"killed etcd member", killedMember},
 	{"full disk of an etcd member", fullDisk},
 	{"wiped etcd member", wipedMember},
+	{"upgrade", upgraded},
 	{"master cut off", cutMaster},
 	{"master hears nothing", deafMaster},
 	{"master says nothing", muteMaster},

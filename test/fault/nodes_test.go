@@ -22,6 +22,7 @@ func lostMaster(s *scenario) {
 	at := time.Now()
 	s.must(inject.PowerCut(name, node))
 	s.gaps(at, 8*time.Second, "the VIP's "+node+" without power")
+	s.says("node " + node + " is stopped")
 	s.startNode(node)
 }
 
@@ -46,6 +47,7 @@ func cut(s *scenario, c inject.Cut, node string) {
 	s.Cleanup(func() { inject.Heal(name, node) })
 	s.works(churn, at, fmt.Sprintf("%s cut off (%s)", node, c))
 	s.gaps(at, 8*time.Second, fmt.Sprintf("%s cut off (%s)", node, c))
+	s.says("etcd goes on without " + node)
 	if c != inject.Etcd { // or its components go to another's apiserver, and may lead
 		s.leadsNowhere(node, before)
 	}
@@ -102,6 +104,7 @@ func cutWorker(s *scenario) {
 	s.must(inject.Full.Apply(name, worker))
 	s.Cleanup(func() { inject.Heal(name, worker) })
 	s.replacedPods(watcher, worker, at)
+	s.says("node " + worker + " is NotReady")
 	s.must(inject.Heal(name, worker))
 	s.eventually("the pods that were given up are gone", func() error {
 		return s.podsAre(4, func(p *v1.Pod) bool { return p.Spec.NodeName != worker })

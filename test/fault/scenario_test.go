@@ -235,6 +235,18 @@ func (s *scenario) healthy() {
 	s.eventually("the cluster is healthy", func() error { return unwell(s.Context()) })
 }
 
+// says waits until the cluster's status names a cause.
+func (s *scenario) says(cause string) {
+	s.Helper()
+	s.eventually(fmt.Sprintf("the status says %q", cause), func() error {
+		status, err := cluster.GetStatus(s.Context(), name)
+		if err == nil && !strings.Contains(strings.Join(status.Causes(), "\n"), cause) {
+			err = fmt.Errorf("it says %q", status.Causes())
+		}
+		return err
+	})
+}
+
 // unwell is what the cluster says is wrong with it.
 func unwell(ctx context.Context) error {
 	status, err := cluster.GetStatus(ctx, name)

@@ -103,7 +103,7 @@ func (v *version) scale() *crdv1.CustomResourceSubresourceScale {
 	return v.Subresources.Scale
 }
 
-// servedVersions are those that clients can ask for, sorted.
+// servedVersions are those that clients can ask for, in the order of the definition.
 func (d *definition) servedVersions() []*version {
 	var all []*version
 	for i := range d.spec.Versions {
