@@ -122,13 +122,41 @@ func TestZones(t *testing.T) {
 	if may, _ := z.mayEvict("z", now.Add(10*time.Second)); !may {
 		t.Error("the second, ten seconds later")
 	}
-	z.count([]*v1.Node{nodeOf(v1.ConditionUnknown), nodeOf(v1.ConditionFalse)})
+	z.count([]*v1.Node{nodeOf(v1.ConditionUnknown), nodeOf(v1.ConditionFalse)}, now)
 	if !z.disrupted() {
 		t.Error("no node is ready")
 	}
-	z.count([]*v1.Node{nodeOf(v1.ConditionUnknown), nodeOf(v1.ConditionTrue)})
+	z.count([]*v1.Node{nodeOf(v1.ConditionUnknown), nodeOf(v1.ConditionTrue)}, now)
 	if z.disrupted() {
 		t.Error("one node is ready")
+	}
+}
+
+// Of nodes that vanish together the first is not emptied before the last is missed.
+func TestZonesSettle(t *testing.T) {
+	z := newZones(DefaultRates)
+	nodes := make([]*v1.Node, 5)
+	for i := range nodes {
+		nodes[i] = nodeOf(v1.ConditionTrue)
+	}
+	zone, at := zoneOf(nodes[0]), now
+	z.count(nodes, at)
+	for i := range 2 {
+		nodes[i] = nodeOf(v1.ConditionUnknown)
+		at = at.Add(settle - time.Millisecond)
+		z.count(nodes, at)
+		if may, wait := z.mayEvict(zone, at); may || wait != settle {
+			t.Errorf("%d nodes missed: %t, again in %v", i+1, may, wait)
+		}
+	}
+	z.count(nodes, at.Add(settle))
+	if may, _ := z.mayEvict(zone, at.Add(settle)); !may {
+		t.Error("two nodes of five are missed, and no more: the first is to be emptied")
+	}
+	nodes[2] = nodeOf(v1.ConditionUnknown)
+	z.count(nodes, at)
+	if may, _ := z.mayEvict(zone, at.Add(time.Hour)); may {
+		t.Error("most are gone: none is to be emptied")
 	}
 }
 

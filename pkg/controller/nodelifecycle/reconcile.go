@@ -147,7 +147,7 @@ func (r *Reconciler) reconcile(ctx context.Context, name string) (time.Duration,
 	if err != nil {
 		return 0, err
 	}
-	r.zones.count(all)
+	r.zones.count(all, now)
 	evict, wait := r.zones.mayEvict(zoneOf(node), now)
 	plan := Decide(Snapshot{Node: node, Silent: verdict == silent, Evict: evict, Disrupted: r.zones.disrupted(), Now: now})
 	if plan.Waiting && wait > 0 {

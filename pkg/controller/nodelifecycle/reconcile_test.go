@@ -62,8 +62,13 @@ func TestNodeFallsSilent(t *testing.T) {
 			}
 		}
 		time.Sleep(1500 * time.Millisecond)
-		if got := state(); got != "Unknown 2 False" {
+		if got := state(); got != "Unknown 1 False" {
 			t.Fatalf("7.5 s after: %s", got)
+		}
+		renew("a")
+		time.Sleep(settle)
+		if got := state(); got != "Unknown 2 False" {
+			t.Fatalf("when no other node has followed: %s", got)
 		}
 		node, err := client.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
 		if err != nil || readiness(node) != v1.ConditionTrue {

@@ -25,22 +25,36 @@ type zones struct {
 	ready     map[string]int
 	notReady  map[string]int
 	evictedAt map[string]time.Time // when a node of the zone was last begun to be emptied
+	worseAt   map[string]time.Time // when the zone had more nodes not ready than before
 }
 
-func newZones(rates Rates) *zones { return &zones{rates: rates, evictedAt: map[string]time.Time{}} }
+func newZones(rates Rates) *zones {
+	return &zones{rates: rates, evictedAt: map[string]time.Time{}, worseAt: map[string]time.Time{}}
+}
+
+// settle is how long a zone must not have got worse before a node is emptied. Nodes that vanish
+// at once are missed one after the other, as far apart as their leases were renewed: the first of
+// them is not to be emptied before it shows that most are gone.
+const settle = 2 * time.Second
 
 // zoneOf is the zone within its region; nodes without labels share one.
 func zoneOf(node *v1.Node) string {
 	return node.Labels[v1.LabelTopologyRegion] + "\x00" + node.Labels[v1.LabelTopologyZone]
 }
 
-func (z *zones) count(nodes []*v1.Node) {
+func (z *zones) count(nodes []*v1.Node, now time.Time) {
+	before := z.notReady
 	z.ready, z.notReady = map[string]int{}, map[string]int{}
 	for _, node := range nodes {
 		if readiness(node) == v1.ConditionTrue {
 			z.ready[zoneOf(node)]++
 		} else {
 			z.notReady[zoneOf(node)]++
+		}
+	}
+	for zone, not := range z.notReady {
+		if not > before[zone] {
+			z.worseAt[zone] = now
 		}
 	}
 }
@@ -66,6 +80,9 @@ func (z *zones) mayEvict(zone string, now time.Time) (bool, time.Duration) {
 	rate := z.rate(zone)
 	if rate <= 0 {
 		return false, 10 * time.Second
+	}
+	if calm := z.worseAt[zone].Add(settle); now.Before(calm) {
+		return false, calm.Sub(now)
 	}
 	last, ever := z.evictedAt[zone]
 	if next := last.Add(time.Duration(float64(time.Second) / rate)); ever && now.Before(next) {
