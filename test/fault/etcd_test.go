@@ -2,7 +2,13 @@ package fault
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/pkg/cluster"
 	"skiff/test/fault/inject"
@@ -44,11 +50,28 @@ func fullDisk(s *scenario) {
 	at := time.Now()
 	s.must(disk.Fill())
 	s.Cleanup(func() { disk.Free() })
+	s.grow()
 	s.gaps(at, 5*time.Second, "disk of "+member.String()+" full")
 	s.says("etcd goes on without " + member.Node)
 	s.must(disk.Free())
 	s.healthy()
 	s.must(disk.Restore(ctx))
+}
+
+// grow has etcd need more disk than its files have in reserve: 64 MiB of log, 16 MiB of data.
+func (s *scenario) grow() {
+	s.Helper()
+	namespace := newNamespace(s.T)
+	for n := range 40 {
+		m := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("big-", n)}, Data: map[string]string{"x": strings.Repeat("x", 512<<10)}}
+		s.eventually("a large object is written", func() error {
+			_, err := client.CoreV1().ConfigMaps(namespace).Create(s.Context(), m, metav1.CreateOptions{})
+			if apierrors.IsAlreadyExists(err) { // an answer was lost
+				return nil
+			}
+			return err
+		})
+	}
 }
 
 // A member that has lost its disk is replaced by a new one.
