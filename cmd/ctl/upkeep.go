@@ -32,38 +32,8 @@ one of the masters: members, compact, defrag, alarms. See its help for their fla
 	}
 }
 
-// onNode is a command about one node of a cluster.
-func onNode(use, short string, do func(ctx context.Context, name, node string, progress cluster.Progress) error) *cobra.Command {
-	return &cobra.Command{
-		Use:   use + " NAME NODE",
-		Short: short,
-		Args:  cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
-			ctx, cancel := interruptible()
-			defer cancel()
-			return do(ctx, args[0], args[1], newProgress(os.Stderr))
-		},
-	}
-}
-
-func newLeave() *cobra.Command {
-	return onNode("leave", "Take a master's etcd member out of the cluster", cluster.Leave)
-}
-
-func newJoin() *cobra.Command {
-	return onNode("join", "Give a master that left an etcd member again", cluster.Join)
-}
-
-func newReplace() *cobra.Command {
-	return onNode("replace", "Give a master a new etcd member: the old one is dead, or its disk is lost", cluster.Replace)
-}
-
-func newRecover() *cobra.Command {
-	return onNode("recover", "Go on from one master's data when etcd has lost its quorum for good", cluster.Recover)
-}
-
-// onFile is a command about a cluster and a file.
-func onFile(use, short string, do func(ctx context.Context, name, file string, progress cluster.Progress) error) *cobra.Command {
+// ofTwo is a command about a cluster and one thing more: a node, or a file.
+func ofTwo(use, short string, do func(ctx context.Context, name, other string, progress cluster.Progress) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,
 		Short: short,
@@ -76,12 +46,28 @@ func onFile(use, short string, do func(ctx context.Context, name, file string, p
 	}
 }
 
+func newLeave() *cobra.Command {
+	return ofTwo("leave NAME NODE", "Take a master's etcd member out of the cluster", cluster.Leave)
+}
+
+func newJoin() *cobra.Command {
+	return ofTwo("join NAME NODE", "Give a master that left an etcd member again", cluster.Join)
+}
+
+func newReplace() *cobra.Command {
+	return ofTwo("replace NAME NODE", "Give a master a new etcd member: the old one is dead, or its disk is lost", cluster.Replace)
+}
+
+func newRecover() *cobra.Command {
+	return ofTwo("recover NAME NODE", "Go on from one master's data when etcd has lost its quorum for good", cluster.Recover)
+}
+
 func newSnapshot() *cobra.Command {
-	return onFile("snapshot NAME FILE", "Save all that a cluster's etcd holds", cluster.Snapshot)
+	return ofTwo("snapshot NAME FILE", "Save all that a cluster's etcd holds", cluster.Snapshot)
 }
 
 func newRestore() *cobra.Command {
-	return onFile("restore NAME FILE", "Begin anew with what a snapshot holds", cluster.Restore)
+	return ofTwo("restore NAME FILE", "Begin anew with what a snapshot holds", cluster.Restore)
 }
 
 func newUpgrade() *cobra.Command {
