@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -134,8 +135,15 @@ func main(m *testing.M) int {
 		fmt.Println(err)
 		return 1
 	}
-	return m.Run()
+	code := m.Run()
+	if text := complaints.String(); text != "" {
+		fmt.Printf("\nWhat failed:\n%s\n", text)
+	}
+	return code
 }
+
+// complaints are what has failed, said again after everything else that is printed.
+var complaints strings.Builder
 
 func setUp() error {
 	for _, args := range [][]string{

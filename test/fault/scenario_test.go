@@ -69,12 +69,35 @@ func begin(t *testing.T) *scenario {
 	s.endpoints = s.watch(ctx, endpoints, metav1.NamespaceSystem)
 	s.inform()
 	var err error
-	if s.recorder, err = record.Start(restConfig, s.namespace); err != nil {
-		t.Fatal(err)
-	}
+	s.recorder, err = record.Start(restConfig, s.namespace)
+	s.must(err)
 	t.Cleanup(s.recorder.Abandon)
 	s.settled(time.Now(), "before the fault")
 	return s
+}
+
+// Error and the three like it are testing's, and remember what they say for the end.
+func (s *scenario) Error(args ...any) { s.Helper(); s.complain(fmt.Sprintln(args...)); s.Fail() }
+
+func (s *scenario) Errorf(format string, args ...any) {
+	s.Helper()
+	s.complain(fmt.Sprintf(format, args...))
+	s.Fail()
+}
+
+func (s *scenario) Fatal(args ...any) { s.Helper(); s.complain(fmt.Sprintln(args...)); s.FailNow() }
+
+func (s *scenario) Fatalf(format string, args ...any) {
+	s.Helper()
+	s.complain(fmt.Sprintf(format, args...))
+	s.FailNow()
+}
+
+func (s *scenario) complain(text string) {
+	s.Helper()
+	text = strings.TrimSpace(text)
+	s.Log(text)
+	fmt.Fprintf(&complaints, "%s: %s\n", s.Name(), text)
 }
 
 func (s *scenario) watch(ctx context.Context, resource schema.GroupVersionResource, namespace string) *record.Watcher {
