@@ -66,6 +66,9 @@ func TestWritesInDoubt(t *testing.T) {
 		flaky := clientv3.NewCtxClient(t.Context())
 		flaky.KV, flaky.Lease, flaky.Watcher = d, client.Lease, client.Watcher
 		s, _ := run(t, flaky)
+		for s.Ready(t.Context()) != nil { // so that writes begin with what its cache holds
+			time.Sleep(time.Millisecond)
+		}
 		name := fmt.Sprintf("lost-%t", lost)
 		key := storetest.PodKey("a", name)
 		more := func(current api.Object) (api.Object, error) { // not to be repeated
@@ -100,6 +103,9 @@ func TestWritesInDoubt(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
+		}
+		if _, err := s.Get(t.Context(), storetest.Pods, key, 0); err != nil { // the cache is up to date
+			t.Fatal(err)
 		}
 		d.armed.Store(true)
 		_, err = s.Update(t.Context(), storetest.Pods, key, store.Write{}, more)

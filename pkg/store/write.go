@@ -23,6 +23,7 @@ type write struct {
 	codec codec
 	key   Key
 	name  string // in etcd
+	sent  bool   // to etcd: what fails from then on says nothing of the object that it started from
 	Write
 }
 
@@ -77,7 +78,7 @@ func (s *Store) Update(ctx context.Context, kind *api.Kind, key Key, w Write, ch
 		switch {
 		case entry != nil:
 			return entry, nil
-		case failure != nil && state.fresh:
+		case failure != nil && (state.fresh || write.sent):
 			return nil, failure
 		case failure != nil:
 			refused := state.entry
@@ -145,7 +146,7 @@ func (s *Store) Delete(ctx context.Context, kind *api.Kind, key Key, w Write, ch
 		switch {
 		case entry != nil:
 			return entry, nil
-		case failure != nil && state.fresh:
+		case failure != nil && (state.fresh || write.sent):
 			return nil, failure
 		case failure != nil:
 			refused := state.entry
@@ -340,6 +341,7 @@ func (w *write) commit(ctx context.Context, revision int64, op clientv3.Op, obj,
 	}
 	var answer *clientv3.TxnResponse
 	doubt := false // about an earlier attempt
+	w.sent = true
 	err := w.s.attempts(ctx, func(ctx context.Context) (err error) {
 		answer, err = w.s.client.Txn(ctx).If(compare...).Then(then...).Else(otherwise...).Commit()
 		doubt = doubt || err != nil
