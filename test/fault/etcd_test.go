@@ -50,28 +50,33 @@ func fullDisk(s *scenario) {
 	at := time.Now()
 	s.must(disk.Fill())
 	s.Cleanup(func() { disk.Free() })
-	s.grow()
+	s.grow("etcd goes on without " + member.Node)
 	s.gaps(at, 5*time.Second, "disk of "+member.String()+" full")
-	s.says("etcd goes on without " + member.Node)
 	s.must(disk.Free())
 	s.healthy()
 	s.must(disk.Restore(ctx))
 }
 
-// grow has etcd need more disk than its files have in reserve: 64 MiB of log, 16 MiB of data.
-func (s *scenario) grow() {
+// grow has etcd need more disk, until the status says what becomes of that. The files have a reserve: two of 64 MiB for
+// the log, and what is free in that of the data.
+func (s *scenario) grow(until string) {
 	s.Helper()
 	namespace := newNamespace(s.T)
-	for n := range 40 {
+	write := func(n int) error {
 		m := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("big-", n)}, Data: map[string]string{"x": strings.Repeat("x", 512<<10)}}
-		s.eventually("a large object is written", func() error {
-			_, err := client.CoreV1().ConfigMaps(namespace).Create(s.Context(), m, metav1.CreateOptions{})
-			if apierrors.IsAlreadyExists(err) { // an answer was lost
-				return nil
-			}
-			return err
-		})
+		_, err := client.CoreV1().ConfigMaps(namespace).Create(s.Context(), m, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) { // an answer was lost
+			return nil
+		}
+		return err
 	}
+	for n := range 400 {
+		s.eventually("a large object is written", func() error { return write(n) })
+		if n%20 == 19 && s.said(until) == nil {
+			return
+		}
+	}
+	s.says(until)
 }
 
 // A member that has lost its disk is replaced by a new one.

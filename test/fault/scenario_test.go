@@ -261,13 +261,16 @@ func (s *scenario) healthy() {
 // says waits until the cluster's status names a cause.
 func (s *scenario) says(cause string) {
 	s.Helper()
-	s.eventually(fmt.Sprintf("the status says %q", cause), func() error {
-		status, err := cluster.GetStatus(s.Context(), name)
-		if err == nil && !strings.Contains(strings.Join(status.Causes(), "\n"), cause) {
-			err = fmt.Errorf("it says %q", status.Causes())
-		}
-		return err
-	})
+	s.eventually(fmt.Sprintf("the status says %q", cause), func() error { return s.said(cause) })
+}
+
+// said wants the cluster's status to name a cause.
+func (s *scenario) said(cause string) error {
+	status, err := cluster.GetStatus(s.Context(), name)
+	if err == nil && !strings.Contains(strings.Join(status.Causes(), "\n"), cause) {
+		err = fmt.Errorf("it says %q", status.Causes())
+	}
+	return err
 }
 
 // unwell is what the cluster says is wrong with it.
