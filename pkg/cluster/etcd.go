@@ -24,6 +24,19 @@ var quiet = slog.New(slog.DiscardHandler)
 
 // dialEtcd connects to the members of some masters, as the apiservers do.
 func dialEtcd(l layout, masters ...Node) (*clientv3.Client, error) {
+	access, err := etcdAccess(l)
+	if err != nil {
+		return nil, err
+	}
+	config := etcd.DialConfig{TLS: access}
+	for _, n := range masters {
+		config.Endpoints = append(config.Endpoints, urlOf(n.IP, clientPort))
+	}
+	return etcd.Dial(config)
+}
+
+// etcdAccess is how the apiservers prove to etcd who they are, and etcd to them.
+func etcdAccess(l layout) (*tls.Config, error) {
 	file := func(name string) string { return filepath.Join(l.root, "pki", name) }
 	pair, err := tls.LoadX509KeyPair(file("apiserver-etcd-client.crt"), file("apiserver-etcd-client.key"))
 	if err != nil {
@@ -33,12 +46,9 @@ func dialEtcd(l layout, masters ...Node) (*clientv3.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := etcd.DialConfig{TLS: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, RootCAs: x509.NewCertPool()}}
-	config.TLS.RootCAs.AppendCertsFromPEM(ca)
-	for _, n := range masters {
-		config.Endpoints = append(config.Endpoints, urlOf(n.IP, clientPort))
-	}
-	return etcd.Dial(config)
+	access := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, RootCAs: x509.NewCertPool()}
+	access.RootCAs.AppendCertsFromPEM(ca)
+	return access, nil
 }
 
 // EtcdCommand is a command line, to be run inside the node that is returned, of `apiserver etcd`

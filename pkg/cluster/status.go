@@ -41,6 +41,8 @@ type NodeStatus struct {
 	Down []string
 	// APIServer and Member are why a master's own apiserver and etcd member don't work; empty when they do.
 	APIServer, Member string
+	// Sync is how long the disk of a master's etcd member has taken lately to sync its log; 0 when that isn't known.
+	Sync time.Duration
 }
 
 // Causes names what is wrong, the root before what follows from it; none: the cluster is healthy.
@@ -64,6 +66,11 @@ func (s *Status) Causes() []string {
 	for _, n := range s.Nodes {
 		if n.Pid != 0 && n.APIServer != "" && !slices.Contains(n.Down, "apiserver") {
 			add("the apiserver of %s is not ready: %s", n.Name, n.APIServer)
+		}
+	}
+	for _, n := range s.Nodes {
+		if n.Sync >= etcd.SlowSync {
+			add("the disk of %s is slow: etcd waits %v for a sync of its log", n.Name, n.Sync.Round(time.Millisecond))
 		}
 	}
 	switch {
@@ -270,6 +277,7 @@ func (s *Status) askEtcd(ctx context.Context, l layout) {
 			continue
 		}
 		all.Go(func() { n.Member = askMember(ctx, l, n.Node) })
+		all.Go(func() { n.Sync = askDisk(ctx, l, n.Node) })
 	}
 	all.Wait()
 }
@@ -296,6 +304,20 @@ func askMember(ctx context.Context, l layout, n Node) string {
 		return "alarm " + strings.Join(own.Alarms, ", ")
 	}
 	return ""
+}
+
+func askDisk(ctx context.Context, l layout, n Node) time.Duration {
+	access, err := etcdAccess(l)
+	if err != nil {
+		return 0 // which askMember tells
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
+	defer cancel()
+	sync, err := etcd.SyncTime(ctx, access, urlOf(n.IP, clientPort))
+	if err != nil {
+		return 0
+	}
+	return sync
 }
 
 // holders are the running nodes that have the virtual address.

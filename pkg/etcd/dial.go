@@ -20,8 +20,8 @@ type DialConfig struct {
 	Log *slog.Logger // nil is slog.Default()
 }
 
-// Dial makes a client for members in other processes, over which it spreads its calls. It doesn't
-// connect yet: calls do, and wait for it.
+// Dial makes a client for members in other processes; each call goes to the one that is expected to answer first.
+// It doesn't connect yet: calls do, and wait for it.
 //
 // A member that is gone without a word (power, network, a stopped process) is left within
 // about 2.5 s, and the calls that it had fail; a write that got lost with the leader fails when
@@ -44,6 +44,8 @@ func Dial(config DialConfig) (*clientv3.Client, error) {
 				MinConnectTimeout: 3 * time.Second,
 			}),
 			grpc.WithContextDialer(prober{config.TLS}.dial),
+			grpc.WithDisableServiceConfig(), // etcd's, which says round robin
+			grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"` + quickest + `": {}}]}`),
 			grpc.WithChainUnaryInterceptor((&terms{}).intercept),
 		},
 		MaxCallRecvMsgSize: 1 << 30, // lists and watch batches; the server bounds requests

@@ -124,6 +124,9 @@ func Start(ctx context.Context, config Config) (*Member, error) {
 		m.Close()
 		return nil, fmt.Errorf("etcd member %s: %w", config.Name, err)
 	}
+	if len(config.Peers.Listen) > 0 {
+		go m.watchDisk(config.Log)
+	}
 	return m, nil
 }
 

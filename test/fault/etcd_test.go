@@ -2,6 +2,7 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -44,7 +45,7 @@ func fullDisk(s *scenario) {
 	ctx, cancel := context.WithTimeout(s.Context(), comeBack)
 	defer cancel()
 	member := s.process(s.etcdLeader(), "etcd")
-	disk, err := inject.SmallDisk(ctx, member, 400)
+	disk, err := inject.OwnDisk(ctx, member, 400)
 	s.must(err)
 	s.healthy()
 	at := time.Now()
@@ -77,6 +78,28 @@ func (s *scenario) grow(until string) {
 		}
 	}
 	s.says(until)
+}
+
+// A disk that takes its time delays the leading member's writes, and nothing is lost by that. What the status
+// says of it tells whom to replace, or to move the leadership from.
+func slowDisk(s *scenario) {
+	ctx, cancel := context.WithTimeout(s.Context(), 2*comeBack)
+	defer cancel()
+	member := s.process(s.etcdLeader(), "etcd")
+	disk, err := inject.OwnDisk(ctx, member, 1000)
+	s.must(err)
+	s.healthy()
+	restore, err := disk.Slow(4)
+	if errors.Is(err, inject.ErrNoThrottle) {
+		s.Skip(err)
+	}
+	s.must(err)
+	s.Cleanup(func() { restore() })
+	at := time.Now()
+	s.gaps(at, 8*time.Second, "disk of "+member.String()+" slow")
+	s.says("the disk of " + member.Node + " is slow")
+	s.must(restore())
+	s.must(disk.Restore(ctx))
 }
 
 // A member that has lost its disk is replaced by a new one.

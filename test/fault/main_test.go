@@ -60,6 +60,7 @@ var faults = []struct {
 	{"frozen controller", func(s *scenario) { frozenLeader(s, "controller") }},
 	{"killed etcd member", killedMember},
 	{"full disk of an etcd member", fullDisk},
+	{"slow disk of an etcd member", slowDisk},
 	{"wiped etcd member", wipedMember},
 	{"upgrade", upgraded},
 	{"master cut off", cutMaster},

@@ -19,17 +19,18 @@ func pidDir(name, node string) string {
 	return filepath.Dir(file)
 }
 
-// SmallDisk moves what an etcd member has on disk to a file system of its own, of a size in
+// OwnDisk moves what an etcd member has on disk to a file system of its own, of a size in
 // MiB. The member is restarted for it, and again when it gets its old place back.
-func SmallDisk(ctx context.Context, etcd Process, size int) (disk *Disk, err error) {
+func OwnDisk(ctx context.Context, etcd Process, size int) (disk *Disk, err error) {
 	d := &Disk{etcd: etcd}
 	return d, d.swap(ctx, fmt.Sprintf(`set -e
-mkdir -p /tmp/disk && mount -t tmpfs -o size=%dm tmpfs /tmp/disk
+truncate -s %dM /var/lib/disk.img && mkfs.ext4 -q -F -m 0 /var/lib/disk.img
+mkdir -p /tmp/disk && mount -o loop /var/lib/disk.img /tmp/disk
 cp -a /var/lib/etcd/. /tmp/disk/
 mount --bind /tmp/disk /var/lib/etcd && umount /tmp/disk`, size))
 }
 
-// Disk is an etcd member's small disk.
+// Disk is an etcd member's own disk.
 type Disk struct {
 	etcd Process
 }
@@ -66,7 +67,7 @@ func (d *Disk) Restore(ctx context.Context) error {
 	return d.swap(ctx, `set -e
 mount --bind /var/lib/etcd /tmp/disk && umount -l /var/lib/etcd
 rm -rf /var/lib/etcd/* && cp -a /tmp/disk/. /var/lib/etcd/
-umount /tmp/disk`)
+umount /tmp/disk && rm /var/lib/disk.img`)
 }
 
 // Wipe loses what an etcd member has on disk, and kills it.
