@@ -69,9 +69,9 @@ func SyncTime(ctx context.Context, access *tls.Config, url string) (time.Duratio
 	return 0, fmt.Errorf("%s: no %s (%s)", url, SyncSeconds, answer.Status)
 }
 
-// watchDisk works until the member stops.
-func (m *Member) watchDisk(log *slog.Logger) {
-	ticker := time.NewTicker(lookEvery)
+// watchDisk looks at a histogram of syncs, now and then, until the member stops.
+func (m *Member) watchDisk(log *slog.Logger, syncs prometheus.Metric, every time.Duration) {
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	var disk pace
 	var given time.Time

@@ -125,7 +125,7 @@ func Start(ctx context.Context, config Config) (*Member, error) {
 		return nil, fmt.Errorf("etcd member %s: %w", config.Name, err)
 	}
 	if len(config.Peers.Listen) > 0 {
-		go m.watchDisk(config.Log)
+		go m.watchDisk(config.Log, syncs, lookEvery)
 	}
 	return m, nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -472,4 +473,38 @@ func TestFullDatabase(t *testing.T) {
 		t.Errorf("after recovery: %v", err)
 	}
 	c.healthy(c.client)
+}
+
+// A leader whose disk is slow lets another lead, and goes on as a member.
+func TestSlowDiskGivesTheLeadershipAway(t *testing.T) {
+	t.Parallel()
+	c := newTrio(t)
+	c.start(0, 1, 2)
+	c.put(c.client, "a", "1")
+	leader := -1
+	for i, m := range c.members {
+		if m.server.Server.Lead() == m.ID() {
+			leader = i
+		}
+	}
+	slow := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "slow"})
+	m := c.members[leader]
+	go m.watchDisk(c.configs[leader].Log, slow, 10*time.Millisecond)
+	for m.server.Server.Lead() == m.ID() {
+		slow.Observe(1)
+		if sleepErr := sleep(c.ctx, time.Millisecond); sleepErr != nil {
+			t.Fatal("it still leads")
+		}
+	}
+	c.put(c.client, "b", "2")
+	c.want(leader, "b", "2")
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
