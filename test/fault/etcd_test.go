@@ -80,6 +80,30 @@ func (s *scenario) grow(until string) {
 	s.says(until)
 }
 
+// A database at its quota takes no writes, and says so; what is there can be read, and deleted to make room.
+func fullDatabase(s *scenario) {
+	maps := client.CoreV1().ConfigMaps(newNamespace(s.T))
+	object := func(name string) *v1.ConfigMap { return &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}} }
+	_, err := maps.Create(s.Context(), object("before"), metav1.CreateOptions{})
+	s.must(err)
+	at := time.Now()
+	s.must(inject.FillDatabase(s.Context(), spec))
+	s.says("alarm NOSPACE")
+	if _, err := maps.Create(s.Context(), object("more"), metav1.CreateOptions{}); !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), "database space exceeded") {
+		s.Errorf("a write: %v", err)
+	}
+	_, err = maps.Get(s.Context(), "before", metav1.GetOptions{})
+	s.must(err)
+	s.must(maps.Delete(s.Context(), "before", metav1.DeleteOptions{}))
+	s.rest(time.Until(at.Add(8 * time.Second))) // until leaders and leases are over
+	for _, command := range [][]string{{"compact"}, {"defrag"}, {"alarms", "--", "--disarm"}} {
+		if out, err := ctl(append([]string{"cluster", "etcd", name}, command...)...); err != nil {
+			s.Fatalf("ctl cluster etcd %v: %v\n%s", command, err, out)
+		}
+	}
+	s.gaps(time.Now(), 0, "the database has room again")
+}
+
 // A member whose disk takes its time gives the leadership away, and is asked no more than need be.
 func slowDisk(s *scenario) {
 	ctx, cancel := context.WithTimeout(s.Context(), 2*comeBack)

@@ -61,6 +61,7 @@ var faults = []struct {
 	{"killed etcd member", killedMember},
 	{"full disk of an etcd member", fullDisk},
 	{"slow disk of an etcd member", slowDisk},
+	{"full database", fullDatabase},
 	{"wiped etcd member", wipedMember},
 	{"upgrade", upgraded},
 	{"master cut off", cutMaster},

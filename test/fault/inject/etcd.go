@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"skiff/pkg/cluster"
@@ -52,6 +53,16 @@ func MoveEtcdLeader(ctx context.Context, spec *cluster.Spec, to string) error {
 	}
 	return withMember(ctx, spec, at(leader), func(ctx context.Context, c *clientv3.Client, _ *clientv3.StatusResponse) error {
 		_, err := c.MoveLeader(ctx, id)
+		return err
+	})
+}
+
+// FillDatabase raises etcd's alarm as if its database had reached its quota, which takes gigabytes: all that follows is etcd's own.
+func FillDatabase(ctx context.Context, spec *cluster.Spec) error {
+	m := spec.Masters()[0]
+	return withMember(ctx, spec, m, func(ctx context.Context, c *clientv3.Client, status *clientv3.StatusResponse) error {
+		_, err := etcdserverpb.NewMaintenanceClient(c.ActiveConnection()).Alarm(ctx, &etcdserverpb.AlarmRequest{
+			Action: etcdserverpb.AlarmRequest_ACTIVATE, MemberID: status.Header.MemberId, Alarm: etcdserverpb.AlarmType_NOSPACE})
 		return err
 	})
 }
