@@ -239,16 +239,24 @@ func killed(status string) bool {
 // exited, or begun to?
 func ending(stat string) bool {
 	const exiting = 0x4 | 0x400 // PF_EXITING, PF_SIGNALED of the kernel's linux/sched.h
-	i := strings.LastIndex(stat, ") ")
-	if i < 0 {
-		return true
-	}
-	fields := strings.Fields(stat[i+2:]) // from the third on: state, ppid, pgrp, session, tty, tpgid, flags
+	fields := fromState(stat)
 	if len(fields) < 7 || fields[0] == "Z" || fields[0] == "X" {
 		return true
 	}
 	flags, err := strconv.ParseUint(fields[6], 10, 64)
 	return err != nil || flags&exiting != 0
+}
+
+// frozen reads the same line: has SIGSTOP, or a debugger, stopped the process?
+func frozen(stat string) bool {
+	fields := fromState(stat)
+	return len(fields) > 0 && (fields[0] == "T" || fields[0] == "t")
+}
+
+// fromState are the fields of /proc/PID/stat from the third on: state, ppid, pgrp, session, tty, tpgid, flags.
+func fromState(stat string) []string {
+	_, fields, _ := strings.Cut(stat[strings.LastIndexByte(stat, ')')+1:], " ")
+	return strings.Fields(fields)
 }
 
 func readPid(file string) int {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -37,7 +38,7 @@ type NodeStatus struct {
 	Pid int
 	// State is "Ready", "Stopped", or why it is neither.
 	State string
-	// Down are the node's processes that are not running at the moment.
+	// Down are the node's processes that are not running at the moment, a note behind the name of some.
 	Down []string
 	// APIServer and Member are why a master's own apiserver and etcd member don't work; empty when they do.
 	APIServer, Member string
@@ -195,8 +196,11 @@ func stateOf(n *NodeStatus, api string, states map[string]string) string {
 func down(s *Spec, l layout, n Node) []string {
 	var names []string
 	for _, p := range nodeConfig(s, l, n).Processes {
-		if readPid(l.nodeFile(n.Name, "pid", p.Name+".pid")) == 0 {
+		pid := readPid(l.nodeFile(n.Name, "pid", p.Name+".pid"))
+		if pid == 0 {
 			names = append(names, p.Name)
+		} else if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && frozen(string(stat)) {
+			names = append(names, p.Name+" (stopped by a signal)")
 		}
 	}
 	return names

@@ -34,6 +34,7 @@ func frozenAPIServer(s *scenario) {
 	at := time.Now()
 	thaw, err := p.Freeze()
 	s.must(err)
+	s.says("on " + p.Node + " apiserver (stopped by a signal) is not running")
 	s.gaps(at, 6*time.Second, p.String()+" frozen")
 	s.must(thaw())
 }
@@ -135,6 +136,7 @@ func frozenLeader(s *scenario, component string) {
 		s.Errorf("%s: another works, and the epoch is still %s", lock, now)
 	}
 	s.fenced(lock, epoch)
+	s.says("on " + p.Node + " " + component + " (stopped by a signal) is not running")
 	s.rest(time.Until(at.Add(frozen)))
 	at = time.Now()
 	s.must(thaw())
