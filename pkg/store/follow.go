@@ -38,7 +38,7 @@ func (s *Store) follow(ctx context.Context) {
 		}
 		s.log.Warn("the watch on etcd ended; trying again", "after", backoff, "error", err)
 		sleep(ctx, backoff)
-		backoff = min(2*backoff, 2*time.Second)
+		backoff = min(2*backoff, 500*time.Millisecond)
 	}
 }
 
