@@ -30,7 +30,7 @@ build:
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
 # Images that need no registry, for the examples and the tests.
-images: bin/images/hello.tar bin/images/hello2.tar
+images: bin/images/hello.tar bin/images/hello2.tar bin/images/leader.tar
 
 bin/images/hello: $(wildcard test/images/hello/*.go)
 	@mkdir -p bin/images
@@ -40,6 +40,11 @@ bin/images/hello.tar: TAG := 1
 bin/images/hello2.tar: TAG := 2
 bin/images/hello.tar bin/images/hello2.tar: bin/images/hello $(wildcard hack/image/*.go)
 	$(GO) run ./hack/image -name skiff.local/hello:$(TAG) -busybox -add bin/images/hello:/hello -entrypoint /hello -o $@
+
+bin/images/leader.tar: $(wildcard test/images/leader/*.go hack/image/*.go pkg/election/*.go)
+	@mkdir -p bin/images
+	$(GO) build -ldflags "-s -w" -o bin/images/leader ./test/images/leader
+	$(GO) run ./hack/image -name skiff.local/leader:1 -add bin/images/leader:/leader -entrypoint /leader -o $@
 
 up: deps build images
 	@hack/up
