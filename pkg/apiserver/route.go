@@ -93,7 +93,7 @@ func (c *call) attributes(ctx context.Context, op request.Operation, obj, old ru
 		Operation: op, Kind: c.kind, Subresource: c.Subresource, Namespace: c.Namespace, Name: c.Name,
 		Object: obj, Old: old, User: c.user, DryRun: dryRun, Options: options,
 		Warn:     func(text string) { request.Warn(ctx, text) },
-		Annotate: func(string, string) {},
+		Annotate: func(key, value string) { request.Annotate(ctx, key, value) },
 	}
 }
 
