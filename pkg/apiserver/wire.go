@@ -46,7 +46,7 @@ func Secure(cfg *Config, s Security) error {
 	if err != nil {
 		return err
 	}
-	chain, err := admission.New(admission.Config{Objects: rows, Authorizer: authorizer})
+	chain, err := admission.New(admission.Config{Objects: rows, Authorizer: authorizer, Catalogue: cfg.Catalogue})
 	if err != nil {
 		return err
 	}
