@@ -7,12 +7,14 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/admission/match"
 	"skiff/pkg/apiserver/authz"
 	"skiff/pkg/apiserver/lookup"
+	"skiff/pkg/apiserver/patch"
 	"skiff/pkg/apiserver/request"
 )
 
@@ -99,6 +101,7 @@ func (c *Chain) Mutate(ctx context.Context, attrs *request.Attributes) error {
 	if len(active) == 0 {
 		return c.mutate(ctx, attrs)
 	}
+	defer keepOwners(attrs)()
 	r := match.NewRequest(attrs, c.catalogue.View(), c.objects)
 	for {
 		if err := c.mutate(ctx, attrs); err != nil {
@@ -111,6 +114,21 @@ func (c *Chain) Mutate(ctx context.Context, attrs *request.Attributes) error {
 		}
 		if !r.Again() {
 			return nil
+		}
+	}
+}
+
+// keepOwners takes back what was done to the record of who owns which field, if it can't be read any more.
+func keepOwners(attrs *request.Attributes) func() {
+	obj, ok := attrs.Object.(metav1.Object)
+	if !ok {
+		return func() {}
+	}
+	before := obj.GetManagedFields()
+	return func() {
+		if err := patch.Validate(obj.GetManagedFields()); err != nil {
+			obj.SetManagedFields(before)
+			attrs.Warn(fmt.Sprintf(".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: %v", err))
 		}
 	}
 }
