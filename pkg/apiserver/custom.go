@@ -8,8 +8,6 @@ import (
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/crd"
-	"skiff/pkg/apiserver/hookclient"
-	"skiff/pkg/apiserver/lookup"
 	"skiff/pkg/apiserver/request"
 	"skiff/pkg/store"
 )
@@ -18,7 +16,7 @@ import (
 func newCustom(s *server) *crd.Controller {
 	return crd.New(crd.Config{
 		Catalogue: s.cfg.Catalogue, Store: s.store, Logger: s.logger,
-		Services: hookclient.Services(lookup.NewStore(s.store, byResource(s.cfg.Catalogue))),
+		Services: s.serviceAddress,
 		Track: func(live, next api.Object) api.Object {
 			kind := s.kind(next.GetObjectKind().GroupVersionKind())
 			return s.managers.Of(kind, "status").Update(live, next, "kube-apiserver")
