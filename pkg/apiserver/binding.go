@@ -21,14 +21,20 @@ func (s *server) legacyBind(w http.ResponseWriter, r *http.Request, c *call, bin
 	if pods == nil {
 		return notFoundPath()
 	}
-	one := *c
-	one.kind = pods
-	one.key.Path, one.key.Name = pods.StoragePath, binding.Name
-	return s.bind(w, r, &one, binding, options)
+	c.Info.Name, c.key.Name = binding.Name, binding.Name
+	pod := *c
+	pod.kind = pods
+	pod.key.Path = pods.StoragePath
+	return s.bindTo(w, r, c, &pod, binding, options)
 }
 
 // bind assigns a pod to a node, once.
 func (s *server) bind(w http.ResponseWriter, r *http.Request, c *call, binding *corev1.Binding, options *metav1.CreateOptions) error {
+	return s.bindTo(w, r, c, c, binding, options)
+}
+
+// bindTo is bind for the pod of another call than the one that was made.
+func (s *server) bindTo(w http.ResponseWriter, r *http.Request, c, pod *call, binding *corev1.Binding, options *metav1.CreateOptions) error {
 	if binding.Name != c.key.Name {
 		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
 	}
@@ -41,7 +47,7 @@ func (s *server) bind(w http.ResponseWriter, r *http.Request, c *call, binding *
 	if err := s.validate(r.Context(), c.attributes(r.Context(), request.Create, binding.DeepCopy(), nil, options, isDryRun(options.DryRun))); err != nil {
 		return err
 	}
-	if err := s.assign(r.Context(), c, binding, isDryRun(options.DryRun)); err != nil {
+	if err := s.assign(r.Context(), pod, binding, isDryRun(options.DryRun)); err != nil {
 		return err
 	}
 	s.writeSuccess(w, r, &call{accept: c.plain(s)})

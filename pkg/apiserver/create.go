@@ -52,6 +52,10 @@ func (s *server) create(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err := s.mutate(r.Context(), c.attributes(r.Context(), request.Create, obj, nil, options, isDryRun(options.DryRun))); err != nil {
 		return err
 	}
+	wipeSystemFields(obj) // admission may have set them
+	if err := matchNamespace(c.key.Namespace, obj); err != nil {
+		return err
+	}
 	dedupOwners(r.Context(), obj, true)
 	entry, result, err := s.storeNew(r.Context(), c, obj, options)
 	if err != nil {

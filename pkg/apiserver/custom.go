@@ -2,11 +2,7 @@ package apiserver
 
 import (
 	"context"
-	"fmt"
-	"net"
-	"strconv"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -44,31 +40,4 @@ func (s *server) deleteCustom(ctx context.Context, kind *api.Kind, key store.Key
 		return nil
 	}
 	return err
-}
-
-// serviceAddress is where this server reaches a port of a service.
-func (s *server) serviceAddress(ctx context.Context, namespace, name string, port int32) (string, error) {
-	kind := s.kind(corev1.SchemeGroupVersion.WithKind("Service"))
-	entry, err := s.store.Get(ctx, kind, store.Key{Path: kind.StoragePath, Namespace: namespace, Name: name}, -1)
-	if err != nil {
-		return "", err
-	}
-	obj, err := entry.Shared()
-	if err != nil {
-		return "", err
-	}
-	service := obj.(*corev1.Service)
-	text := strconv.Itoa(int(port))
-	if service.Spec.Type == corev1.ServiceTypeExternalName {
-		return net.JoinHostPort(service.Spec.ExternalName, text), nil
-	}
-	if service.Spec.ClusterIP == "" || service.Spec.ClusterIP == corev1.ClusterIPNone {
-		return "", fmt.Errorf("cannot route to service with ClusterIP %q", service.Spec.ClusterIP)
-	}
-	for _, p := range service.Spec.Ports {
-		if p.Port == port {
-			return net.JoinHostPort(service.Spec.ClusterIP, text), nil
-		}
-	}
-	return "", fmt.Errorf("no service port %d found for service %q", port, name)
 }

@@ -89,11 +89,15 @@ func (c *call) plain(s *server) *accept {
 
 // attributes describes a write to admission.
 func (c *call) attributes(ctx context.Context, op request.Operation, obj, old runtime.Object, options runtime.Object, dryRun bool) *request.Attributes {
+	namespace := c.Namespace
+	if namespace == "" && c.kind.Group == "" && c.kind.Resource == "namespaces" {
+		namespace = c.Name // on create, as the paths of all other requests for one have it
+	}
 	return &request.Attributes{
-		Operation: op, Kind: c.kind, Subresource: c.Subresource, Namespace: c.Namespace, Name: c.Name,
+		Operation: op, Kind: c.kind, Subresource: c.Subresource, Namespace: namespace, Name: c.Name,
 		Object: obj, Old: old, User: c.user, DryRun: dryRun, Options: options,
 		Warn:     func(text string) { request.Warn(ctx, text) },
-		Annotate: func(string, string) {},
+		Annotate: func(key, value string) { request.Annotate(ctx, key, value) },
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/request"
 	"skiff/pkg/store"
 )
 
@@ -107,7 +108,8 @@ func (s *server) changeScale(w http.ResponseWriter, r *http.Request, c *call, op
 	entry, obj, _, err := s.change(r.Context(), c, change{
 		dryRun:  isDryRun(dryRun),
 		options: options,
-		apply: func(_ context.Context, current api.Object) (api.Object, error) {
+		seen:    func(obj api.Object) api.Object { return scaleOf(c, obj) },
+		apply: func(ctx context.Context, current api.Object) (api.Object, error) {
 			paths := c.sub.Scale.Paths
 			if paths == nil {
 				paths = managedfields.ResourcePathMappings{c.kind.GroupVersion().String(): fieldpath.MakePathOrDie("spec", "replicas")}
@@ -128,6 +130,12 @@ func (s *server) changeScale(w http.ResponseWriter, r *http.Request, c *call, op
 			}
 			if scale.Spec.Replicas == unset {
 				return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", missing.Path))
+			}
+			if none != nil {
+				before.Spec.Replicas = 0
+			}
+			if err := s.mutate(ctx, c.attributes(ctx, request.Update, scale, before, updateOptionsOf(options), isDryRun(dryRun))); err != nil {
+				return nil, err
 			}
 			if err := validateScale(c, scale); err != nil {
 				return nil, err

@@ -3,17 +3,9 @@ package apiserver_test
 import (
 	"context"
 	"encoding/json"
-	"encoding/pem"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -28,23 +20,7 @@ import (
 // TestSecured starts a server as it is run: nobody gets in without credentials, tokens are issued
 // and honoured, and rights are what bindings say.
 func TestSecured(t *testing.T) {
-	i := start(t, func(c *apiserver.Config) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		der, err := x509.MarshalECPrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(t.TempDir(), "sa.key")
-		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := apiserver.Secure(c, apiserver.Security{ClientCAFile: c.CertFile, SigningKeyFile: file, Issuers: []string{"https://kubernetes.default.svc"}}); err != nil {
-			t.Fatal(err)
-		}
-	})
+	i := start(t, func(c *apiserver.Config) { secured(t, c) })
 	ctx := limited(t)
 	eventually(t, func(context.Context) (bool, error) { // until the default roles are there
 		code, _, _ := raw(t, i, "GET", "/readyz", "", "")

@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"skiff/pkg/apiserver/crd"
+	"skiff/pkg/apiserver/hookclient"
+	"skiff/pkg/apiserver/lookup"
 	"skiff/pkg/apiserver/openapi"
 	"skiff/pkg/apiserver/patch"
 	"skiff/pkg/apiserver/stream"
@@ -36,6 +38,8 @@ type server struct {
 	quotas    *quotas
 	nodes     *stream.Nodes
 	crds      *crd.Controller
+	// serviceAddress is where this server reaches a port of a service.
+	serviceAddress func(ctx context.Context, namespace, name string, port int32) (string, error)
 	// customReady: all custom resources that were defined when the server started are served.
 	customReady atomic.Bool
 	// leaving ends when the server is told to stop, stopping when it does: long-running requests end with it.
@@ -122,6 +126,7 @@ func newServer(cfg Config) *server {
 	s.services = newAllocator(s)
 	s.quotas = newQuotas(s)
 	s.nodes = stream.NewNodes(cfg.Kubelet)
+	s.serviceAddress = hookclient.Services(lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)))
 	s.crds = newCustom(s)
 	s.addChecks(cfg.Health)
 	return s

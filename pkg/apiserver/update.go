@@ -101,6 +101,8 @@ type change struct {
 	options runtime.Object // *metav1.UpdateOptions or PatchOptions, for admission
 	// internal writes are the server's own: no admission.
 	internal bool
+	// seen is what admission sees of an object instead of itself, when apply has let it complete that already (scale).
+	seen func(api.Object) api.Object
 	// wanted is told what a service asks for, before allocation.
 	wanted func(*corev1.Service)
 }
@@ -198,7 +200,7 @@ func (s *server) next(ctx context.Context, c *call, ch change, current api.Objec
 	}
 	obj.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
 	current.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
-	if !ch.internal {
+	if !ch.internal && ch.seen == nil {
 		if err := s.mutate(ctx, c.attributes(ctx, request.Update, obj, current, updateOptionsOf(ch.options), ch.dryRun)); err != nil {
 			return nil, err
 		}
@@ -224,7 +226,11 @@ func (s *server) next(ctx context.Context, c *call, ch change, current api.Objec
 	if ch.internal {
 		return obj, nil
 	}
-	return obj, s.validate(ctx, c.attributes(ctx, request.Update, obj.DeepCopyObject(), current, updateOptionsOf(ch.options), ch.dryRun))
+	next := obj.DeepCopyObject().(api.Object)
+	if ch.seen != nil {
+		next, current = ch.seen(next), ch.seen(current)
+	}
+	return obj, s.validate(ctx, c.attributes(ctx, request.Update, next, current, updateOptionsOf(ch.options), ch.dryRun))
 }
 
 // nextNew is next for an object that doesn't exist, by PUT or apply.

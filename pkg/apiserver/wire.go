@@ -15,8 +15,10 @@ import (
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/admission"
+	"skiff/pkg/apiserver/admission/webhook"
 	"skiff/pkg/apiserver/authn"
 	"skiff/pkg/apiserver/authz"
+	"skiff/pkg/apiserver/hookclient"
 	"skiff/pkg/apiserver/lookup"
 )
 
@@ -46,7 +48,10 @@ func Secure(cfg *Config, s Security) error {
 	if err != nil {
 		return err
 	}
-	chain, err := admission.New(admission.Config{Objects: rows, Authorizer: authorizer})
+	webhooks := webhook.New(webhook.Config{Feed: rows, Services: hookclient.Services(rows), Authorizer: authorizer})
+	chain, err := admission.New(admission.Config{
+		Objects: rows, Authorizer: authorizer, Catalogue: cfg.Catalogue, Dynamic: []admission.Dynamic{webhooks},
+	})
 	if err != nil {
 		return err
 	}
@@ -90,6 +95,7 @@ func Secure(cfg *Config, s Security) error {
 	cfg.Health.Ready("authorizer", authorizer.Ready)
 	cfg.Health.Ready("poststarthook/rbac/bootstrap-roles", authorizer.BootstrapReady)
 	cfg.addPart("authorizer", authorizer.Run)
+	cfg.addPart("admission webhooks", webhooks.Run)
 	cfg.addPart("priority classes", func(ctx context.Context) error {
 		if err := admission.Bootstrap(ctx, rows); err != nil {
 			return err

@@ -7,11 +7,14 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/admission/match"
 	"skiff/pkg/apiserver/authz"
 	"skiff/pkg/apiserver/lookup"
+	"skiff/pkg/apiserver/patch"
 	"skiff/pkg/apiserver/request"
 )
 
@@ -25,11 +28,28 @@ type Authorizer interface {
 type Config struct {
 	Objects    lookup.Reader
 	Authorizer Authorizer
+	// Catalogue and Dynamic are for admission that the cluster's own objects describe: in
+	// Kubernetes' order, policies before webhooks.
+	Catalogue *api.Catalogue
+	Dynamic   []Dynamic
+}
+
+// Dynamic is admission whose rules are objects of the cluster: webhooks and policies. It may be used
+// concurrently. Package match has what implementations share.
+type Dynamic interface {
+	// Active says that there are such objects, or that it isn't known yet. It is asked on every write, and must cost nothing.
+	Active() bool
+	// Mutate is the plugin's turn in a round of mutation. It may be called twice for a request.
+	Mutate(ctx context.Context, r *match.Request) error
+	Validate(ctx context.Context, r *match.Request) error
 }
 
 // Chain is all plugins in order. It may be used concurrently.
 type Chain struct {
-	plugins []plugin
+	plugins   []plugin
+	catalogue *api.Catalogue
+	objects   lookup.Reader
+	dynamic   []Dynamic
 }
 
 // plugin is one admission plugin. Its functions are nil where it has no part.
@@ -52,7 +72,7 @@ func New(config Config) (*Chain, error) {
 	limits := &limitRangerPlugin{config.Objects}
 	priorities := &priorityPlugin{config.Objects}
 	signers := &signerPlugin{config.Authorizer}
-	return &Chain{plugins: []plugin{
+	return &Chain{catalogue: config.Catalogue, objects: config.Objects, dynamic: config.Dynamic, plugins: []plugin{
 		{name: "NamespaceLifecycle", mutate: (&lifecyclePlugin{config.Objects}).admit},
 		{name: "LimitRanger", mutate: limits.mutate, validate: limits.validate},
 		{name: "ServiceAccount", mutate: accounts.mutate, validate: accounts.validate},
@@ -74,8 +94,57 @@ func New(config Config) (*Chain, error) {
 	}}, nil
 }
 
-// Mutate completes the object of a write, or refuses the write.
+// Mutate completes the object of a write, or refuses the write. If a webhook or a policy changes the object,
+// everybody has a second look at it.
 func (c *Chain) Mutate(ctx context.Context, attrs *request.Attributes) error {
+	active := c.active(attrs)
+	if len(active) == 0 {
+		return c.mutate(ctx, attrs)
+	}
+	defer keepOwners(attrs)()
+	r := match.NewRequest(attrs, c.catalogue.View(), c.objects)
+	for {
+		if err := c.mutate(ctx, attrs); err != nil {
+			return err
+		}
+		for _, d := range active {
+			if err := d.Mutate(ctx, r); err != nil {
+				return asStatus("", err)
+			}
+		}
+		if !r.Again() {
+			return nil
+		}
+	}
+}
+
+// keepOwners takes back what was done to the record of who owns which field, if it can't be read any more.
+func keepOwners(attrs *request.Attributes) func() {
+	obj, ok := attrs.Object.(metav1.Object)
+	if !ok {
+		return func() {}
+	}
+	before := obj.GetManagedFields()
+	return func() {
+		if err := patch.Validate(obj.GetManagedFields()); err != nil {
+			obj.SetManagedFields(before)
+			attrs.Warn(fmt.Sprintf(".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: %v", err))
+		}
+	}
+}
+
+// active is the dynamic admission that has a say in a write.
+func (c *Chain) active(attrs *request.Attributes) []Dynamic {
+	var active []Dynamic
+	for _, d := range c.dynamic {
+		if d.Active() && !match.Exempt(attrs) {
+			active = append(active, d)
+		}
+	}
+	return active
+}
+
+func (c *Chain) mutate(ctx context.Context, attrs *request.Attributes) error {
 	for _, p := range c.plugins {
 		if p.mutate == nil {
 			continue
@@ -97,6 +166,16 @@ func (c *Chain) Validate(ctx context.Context, attrs *request.Attributes) error {
 			return asStatus(p.name, err)
 		}
 	}
+	active := c.active(attrs)
+	if len(active) == 0 {
+		return nil
+	}
+	r := match.NewRequest(attrs, c.catalogue.View(), c.objects)
+	for _, d := range active {
+		if err := d.Validate(ctx, r); err != nil {
+			return asStatus("", err)
+		}
+	}
 	return nil
 }
 
@@ -106,7 +185,10 @@ func asStatus(plugin string, err error) error {
 	if errors.As(err, &status) {
 		return err
 	}
-	return apierrors.NewInternalError(fmt.Errorf("admission plugin %q: %w", plugin, err))
+	if plugin != "" {
+		err = fmt.Errorf("admission plugin %q: %w", plugin, err)
+	}
+	return apierrors.NewInternalError(err)
 }
 
 // forbidden refuses a write with a reason.

@@ -20,6 +20,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/hookclient"
 	"skiff/pkg/apiserver/lookup"
 	"skiff/pkg/component"
 	"skiff/pkg/store"
@@ -33,7 +34,7 @@ type Config struct {
 	Catalogue *api.Catalogue
 	Store     store.Interface
 	// Services finds the conversion webhooks that are services.
-	Services Resolver
+	Services hookclient.Resolver
 	// Track records in next's managedFields what was changed from live.
 	Track func(live, next api.Object) api.Object
 	// Delete deletes an object as a request would, past admission; what is gone already is no error.

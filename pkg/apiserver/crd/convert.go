@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/hookclient"
 )
 
 // converter makes objects of another version. It may change the object given, which is of a
@@ -17,7 +18,7 @@ type converter interface {
 	convert(u *unstructured.Unstructured, to schema.GroupVersion) (*unstructured.Unstructured, error)
 }
 
-func newConverter(crd *crdv1.CustomResourceDefinition, services Resolver) (converter, error) {
+func newConverter(crd *crdv1.CustomResourceDefinition, services hookclient.Resolver) (converter, error) {
 	c := crd.Spec.Conversion
 	switch {
 	case c == nil || c.Strategy == crdv1.NoneConverter:

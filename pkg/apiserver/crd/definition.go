@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/hookclient"
 )
 
 // definition is a CustomResourceDefinition as it is served. It is made anew when its spec or its
@@ -41,7 +42,7 @@ func served(crd *crdv1.CustomResourceDefinition) bool {
 }
 
 // newDefinition makes what is served of a definition whose names are accepted. crd must not be changed afterwards.
-func newDefinition(crd *crdv1.CustomResourceDefinition, services Resolver) (*definition, error) {
+func newDefinition(crd *crdv1.CustomResourceDefinition, services hookclient.Resolver) (*definition, error) {
 	d := &definition{spec: crd.Spec, names: crd.Status.AcceptedNames, versions: map[string]*version{}}
 	storage, err := apihelpers.GetCRDStorageVersion(crd)
 	if err != nil {

@@ -1,16 +1,12 @@
 package crd
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"strconv"
-	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,16 +17,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/rest"
-	"k8s.io/utils/ptr"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/hookclient"
 )
-
-// Resolver finds the address (host:port) at which a service's port is reached.
-type Resolver func(ctx context.Context, namespace, name string, port int32) (string, error)
-
-// webhookTimeout is how long a conversion may take.
-const webhookTimeout = 30 * time.Second
 
 // webhook converts by asking the definition's webhook.
 type webhook struct {
@@ -38,7 +28,7 @@ type webhook struct {
 	version string // of the reviews that it understands
 }
 
-func newWebhook(crd *crdv1.CustomResourceDefinition, services Resolver) (*webhook, error) {
+func newWebhook(crd *crdv1.CustomResourceDefinition, services hookclient.Resolver) (*webhook, error) {
 	w := &webhook{}
 	hook := crd.Spec.Conversion.Webhook
 	for _, version := range hook.ConversionReviewVersions {
@@ -47,52 +37,15 @@ func newWebhook(crd *crdv1.CustomResourceDefinition, services Resolver) (*webhoo
 			break
 		}
 	}
-	config, err := clientConfig(hook.ClientConfig, services)
+	where := hook.ClientConfig
+	var err error
+	w.client, err = hookclient.New(&admissionregistrationv1.WebhookClientConfig{
+		URL: where.URL, Service: (*admissionregistrationv1.ServiceReference)(where.Service), CABundle: where.CABundle,
+	}, services, api.Codecs.WithoutConversion())
 	if err != nil {
 		return nil, fmt.Errorf("conversion_webhook_for_%s: %w", crd.Name, err)
 	}
-	w.client, err = rest.UnversionedRESTClientFor(config)
-	return w, err
-}
-
-func clientConfig(c *crdv1.WebhookClientConfig, services Resolver) (*rest.Config, error) {
-	config := &rest.Config{
-		QPS: -1, Timeout: webhookTimeout,
-		ContentConfig: rest.ContentConfig{NegotiatedSerializer: api.Codecs.WithoutConversion(), ContentType: runtime.ContentTypeJSON},
-		TLSClientConfig: rest.TLSClientConfig{
-			CAData: bytes.TrimSpace(c.CABundle),
-			// A connection of HTTP/2 would go to one of a service's endpoints for ever.
-			NextProtos: []string{"http/1.1"},
-		},
-	}
-	if c.Service == nil {
-		if c.URL == nil {
-			return nil, errors.New("webhook configuration must have either service or URL")
-		}
-		u, err := url.Parse(*c.URL)
-		if err != nil {
-			//lint:ignore ST1005 Kubernetes' text
-			return nil, fmt.Errorf("Unparsable URL: %w", err)
-		}
-		config.Host, config.APIPath = u.Scheme+"://"+u.Host, u.Path
-		return config, nil
-	}
-	s := c.Service
-	port := ptr.Deref(s.Port, 443)
-	config.TLSClientConfig.ServerName = s.Name + "." + s.Namespace + ".svc"
-	host := net.JoinHostPort(config.TLSClientConfig.ServerName, strconv.Itoa(int(port)))
-	config.Host, config.APIPath = "https://"+host, ptr.Deref(s.Path, "")
-	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if address == host {
-			var err error
-			if address, err = services(ctx, s.Namespace, s.Name, port); err != nil {
-				return nil, err
-			}
-		}
-		var dialer net.Dialer
-		return dialer.DialContext(ctx, network, address)
-	}
-	return config, nil
+	return w, nil
 }
 
 func (w *webhook) convert(u *unstructured.Unstructured, to schema.GroupVersion) (*unstructured.Unstructured, error) {
@@ -139,7 +92,7 @@ func (w *webhook) ask(u *unstructured.Unstructured, to schema.GroupVersion) ([]r
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), webhookTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), hookclient.Timeout)
 	defer cancel()
 	text, err := w.client.Post().SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(ctx).Raw()
 	if err != nil {

@@ -63,6 +63,7 @@ const (
 	infoKey key = iota
 	auditKey
 	warnKey
+	annotateKey
 )
 
 // WithInfo attaches what is asked for.
@@ -102,5 +103,18 @@ func WithWarn(ctx context.Context, warn func(string)) context.Context {
 func Warn(ctx context.Context, text string) {
 	if warn, ok := ctx.Value(warnKey).(func(string)); ok {
 		warn(text)
+	}
+}
+
+// WithAnnotate attaches where the annotations of the request's audit event go.
+func WithAnnotate(ctx context.Context, annotate func(key, value string)) context.Context {
+	return context.WithValue(ctx, annotateKey, annotate)
+}
+
+// Annotate notes something in the audit event of the request that ctx belongs to; what was noted first
+// under a key stays. It may be called concurrently, and does nothing where nobody keeps an audit log.
+func Annotate(ctx context.Context, key, value string) {
+	if annotate, ok := ctx.Value(annotateKey).(func(string, string)); ok {
+		annotate(key, value)
 	}
 }
