@@ -23,7 +23,7 @@ import (
 func newAggregator(s *server) *aggregate.Aggregator {
 	return aggregate.New(aggregate.Config{
 		Catalogue: s.cfg.Catalogue, Store: s.store, Objects: lookup.NewStore(s.store, byResource(s.cfg.Catalogue)), Logger: s.logger,
-		Resolve:  s.serviceAddress,
+		Metrics: s.metrics.registry, Resolve: s.serviceAddress,
 		CertFile: s.cfg.ProxyCertFile, KeyFile: s.cfg.ProxyKeyFile,
 		Track: func(live, next api.Object) api.Object {
 			return s.managers.Of(s.kind(apiregistrationv1.SchemeGroupVersion.WithKind("APIService")), "status").Update(live, next, "kube-apiserver")

@@ -22,6 +22,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	crdclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -184,6 +185,8 @@ func (a *aggregated) wardle(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, flunder)
 	case base + "/namespaces/default/flunders/f/stream":
 		echo(w, r)
+	case "/openapi/v2":
+		fmt.Fprint(w, `{"swagger":"2.0","paths":{"/apis/wardle.example.com/v1alpha1/flunders":{"get":{}}}}`)
 	case "/openapi/v3":
 		fmt.Fprint(w, `{"paths":{"apis/wardle.example.com/v1alpha1":{"serverRelativeURL":"/openapi/v3/apis/wardle.example.com/v1alpha1?hash=A"},"version":{"serverRelativeURL":"/openapi/v3/version?hash=B"}}}`)
 	case "/openapi/v3/apis/wardle.example.com/v1alpha1":
@@ -273,6 +276,7 @@ func TestAggregation(t *testing.T) {
 	t.Run("stream", a.testStream)
 	t.Run("discovery", a.testDiscovery)
 	t.Run("documents", a.testDocuments)
+	t.Run("registration", a.testRegistration)
 	t.Run("availability", a.testAvailability) // and after it the API is gone
 }
 
@@ -385,6 +389,39 @@ func (a *aggregated) testDiscovery(t *testing.T) {
 	}
 }
 
+// testRegistration: custom resources have APIServices for as long as they are defined.
+func (a *aggregated) testRegistration(t *testing.T) {
+	c := &custom{instance: a.instance}
+	var err error
+	if c.crds, err = crdclient.NewForConfig(a.admin); err != nil {
+		t.Fatal(err)
+	}
+	crd := c.define(t, simple("Barge", "{type: object}"))
+	name := crd.Spec.Versions[0].Name + "." + crd.Spec.Group
+	services := a.services.ApiregistrationV1().APIServices()
+	eventually(t, func(ctx context.Context) (bool, error) {
+		s, err := services.Get(ctx, name, metav1.GetOptions{})
+		return err == nil && s.Labels["kube-aggregator.kubernetes.io/automanaged"] == "true" && s.Spec.GroupPriorityMinimum == 1000, nil
+	})
+	ctx := limited(t)
+	// Somebody changes what is ours, and deletes what isn't wanted any more.
+	patch := []byte(`{"spec":{"versionPriority":7}}`)
+	if _, err := services.Patch(ctx, name, "application/merge-patch+json", patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func(ctx context.Context) (bool, error) {
+		s, err := services.Get(ctx, name, metav1.GetOptions{})
+		return err == nil && s.Spec.VersionPriority == 100, err
+	})
+	if err := c.crds.ApiextensionsV1().CustomResourceDefinitions().Delete(ctx, crd.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func(ctx context.Context) (bool, error) {
+		_, err := services.Get(ctx, name, metav1.GetOptions{})
+		return apierrors.IsNotFound(err), nil
+	})
+}
+
 func (a *aggregated) testDocuments(t *testing.T) {
 	ctx := limited(t)
 	paths, err := a.client.Discovery().OpenAPIV3().Paths()
@@ -397,6 +434,10 @@ func (a *aggregated) testDocuments(t *testing.T) {
 	}
 	if text, err := wardle.Schema("application/json"); err != nil || !strings.Contains(string(text), `"title":"wardle"`) {
 		t.Errorf("%s %v", text, err)
+	}
+	swagger, err := a.client.Discovery().RESTClient().Get().AbsPath("/openapi/v2").DoRaw(ctx)
+	if err != nil || !strings.Contains(string(swagger), `"/apis/wardle.example.com/v1alpha1/flunders":{"get":{}}`) {
+		t.Errorf("%.200s %v", swagger, err)
 	}
 	config, err := a.client.CoreV1().ConfigMaps("kube-system").Get(ctx, "extension-apiserver-authentication", metav1.GetOptions{})
 	if err != nil {
@@ -457,6 +498,13 @@ func (a *aggregated) testAvailability(t *testing.T) {
 	gone("FailedDiscoveryCheck", "/apis/wardle.example.com/v1alpha1: bad status from")
 	answer(true)
 	back()
+
+	for _, want := range []string{`aggregator_unavailable_apiservice{name="v1alpha1.wardle.example.com"} 0`,
+		`aggregator_unavailable_apiservice_total{name="v1alpha1.wardle.example.com",reason="FailedDiscoveryCheck"} 1`} {
+		if text, err := a.client.Discovery().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx); err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("metrics lack %s (%v)", want, err)
+		}
+	}
 
 	services := a.services.ApiregistrationV1().APIServices()
 	other, err := pki.NewAuthority("other")

@@ -125,13 +125,12 @@ func newServer(cfg Config) *server {
 		s.metrics.registry.MustRegister(collector)
 	}
 	s.discovery = &discovery{server: s}
-	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion,
-		Others: func() map[string]string { return s.aggregator.State().Documents() }})
+	s.aggregator = newAggregator(s)
+	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion, Others: s.aggregator})
 	s.services = newAllocator(s)
 	s.quotas = newQuotas(s)
 	s.nodes = stream.NewNodes(cfg.Kubelet)
 	s.crds = newCustom(s)
-	s.aggregator = newAggregator(s)
 	s.addChecks(cfg.Health)
 	return s
 }

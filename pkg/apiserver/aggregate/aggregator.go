@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -40,11 +41,13 @@ type Config struct {
 	// CertFile and KeyFile are the identity of the front proxy, which servers of others believe; empty: it has none.
 	CertFile, KeyFile string
 	Logger            *slog.Logger
+	Metrics           prometheus.Registerer
 }
 
 // Aggregator knows who serves what. Its methods may be called concurrently with [Aggregator.Run].
 type Aggregator struct {
 	cfg         Config
+	metrics     *metrics
 	certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	state       atomic.Pointer[State]
 
@@ -78,7 +81,7 @@ func poke(c chan struct{}) {
 
 // New makes an aggregator that knows of nothing yet.
 func New(cfg Config) *Aggregator {
-	a := &Aggregator{cfg: cfg, workers: map[string]*worker{}, remote: make(chan struct{}), look: make(chan struct{}, 1)}
+	a := &Aggregator{cfg: cfg, metrics: newMetrics(cfg.Metrics), workers: map[string]*worker{}, remote: make(chan struct{}), look: make(chan struct{}, 1)}
 	if cfg.CertFile != "" {
 		a.certificate = component.ReloadingClientCertificate(cfg.CertFile, cfg.KeyFile)
 	}

@@ -39,6 +39,7 @@ const (
 
 // keep keeps the condition of one APIService, and what is known of its resources, until ctx ends.
 func (a *Aggregator) keep(ctx context.Context, gv schema.GroupVersion, poke <-chan struct{}) {
+	defer a.metrics.forget(Name(gv))
 	retry := firstRetry
 	for ctx.Err() == nil {
 		wait := checkEvery
@@ -69,6 +70,7 @@ func (a *Aggregator) check(ctx context.Context, gv schema.GroupVersion) bool {
 		condition, err = a.question(ctx, r)
 	}
 	if err == nil {
+		a.metrics.seen(r.object.Name, condition, r.answers)
 		err = a.record(ctx, r.object, condition)
 	}
 	if err != nil && ctx.Err() == nil {

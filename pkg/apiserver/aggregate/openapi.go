@@ -2,8 +2,10 @@ package aggregate
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -31,8 +33,9 @@ func (a *Aggregator) findDocument(ctx context.Context, r *Remote) string {
 }
 
 // Documents are the URLs of other servers' OpenAPI v3 documents, by their names in the index.
-func (s *State) Documents() map[string]string {
-	if len(s.remotes) == 0 {
+func (a *Aggregator) Documents() map[string]string {
+	s := a.State()
+	if s.Alone() {
 		return nil
 	}
 	all := map[string]string{}
@@ -54,4 +57,28 @@ func (s *State) At(path string) *Remote {
 		return s.remotes[schema.GroupVersion{Version: parts[1]}]
 	}
 	return nil
+}
+
+// Swagger asks the servers that answer for their OpenAPI v2 documents: by what the paths of their versions begin with.
+func (a *Aggregator) Swagger(ctx context.Context) map[string][]byte {
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	all := map[string][]byte{}
+	for gv, r := range a.State().remotes {
+		if !r.Available() {
+			continue
+		}
+		group.Go(func() {
+			var text json.RawMessage
+			if err := a.get(ctx, r, "/openapi/v2", &text); err != nil {
+				a.cfg.Logger.Info("the server of an APIService has no OpenAPI v2 document", "name", r.object.Name, "error", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all["/"+documentPath(gv)+"/"] = text
+		})
+	}
+	group.Wait()
+	return all
 }

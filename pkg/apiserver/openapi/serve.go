@@ -33,6 +33,10 @@ type Service struct {
 	docs   map[string]*document // by path, of v2 by ""
 	index  *document
 	others map[string]string // that the index has
+
+	merged   *document // of v2, with the parts of others
+	mergedOf *api.View
+	mergedAt time.Time
 }
 
 // Config is what a Service describes.
@@ -41,9 +45,7 @@ type Config struct {
 	// Types converts objects to the values of server-side apply, which carry its schema.
 	Types   func() managedfields.TypeConverter
 	Version string // of the server
-	// Others are the URLs of the documents that other servers have, by their names in the index of v3, instead
-	// of documents of this server; nil: there are none.
-	Others func() map[string]string
+	Others  Others // nil: there are none
 }
 
 // New makes a service; documents are built when they are asked for.
@@ -168,7 +170,7 @@ func versions(view *api.View) []schema.GroupVersion {
 
 // V2 serves /openapi/v2.
 func (s *Service) V2(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.get("")
+	d, err := s.swagger(r.Context())
 	if err != nil {
 		return err
 	}
@@ -190,7 +192,7 @@ func (s *Service) indexDocument() (*document, error) {
 	from := s.source()
 	var others map[string]string
 	if s.config.Others != nil {
-		others = s.config.Others()
+		others = s.config.Others.Documents()
 	}
 	if s.index != nil && maps.Equal(others, s.others) {
 		return s.index, nil
