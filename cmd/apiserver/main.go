@@ -41,6 +41,7 @@ type options struct {
 	member                       memberOptions
 	serviceRange, nodePorts      string
 	kubelet                      stream.Config
+	proxyCert, proxyKey          string
 	security                     apiserver.Security
 	anonymous                    bool
 	requestTimeout, drainTimeout time.Duration
@@ -67,6 +68,16 @@ func command() *cobra.Command {
 	f.StringVar(&o.keyFile, "tls-private-key-file", "", "file with the serving certificate's key")
 	f.StringVar(&o.security.ClientCAFile, "client-ca-file", "", "file with the authorities whose client certificates name users")
 	f.BoolVar(&o.anonymous, "anonymous-auth", true, "let requests without credentials be those of system:anonymous")
+
+	front := &o.security.FrontProxy
+	f.StringVar(&front.CAFile, "requestheader-client-ca-file", "", "file with the authorities of proxies in front of this server, which say in headers who makes a request")
+	f.StringSliceVar(&front.Names, "requestheader-allowed-names", nil, "common names that the certificates of --requestheader-client-ca-file may have; empty is any")
+	f.StringSliceVar(&front.UserHeaders, "requestheader-username-headers", nil, "headers in which a proxy names the user; the first with a value counts")
+	f.StringSliceVar(&front.UIDHeaders, "requestheader-uid-headers", nil, "headers in which a proxy has the user's UID; the first with a value counts")
+	f.StringSliceVar(&front.GroupHeaders, "requestheader-group-headers", nil, "headers in which a proxy names groups of the user")
+	f.StringSliceVar(&front.ExtraPrefixes, "requestheader-extra-headers-prefix", nil, "what the headers begin with in which a proxy has more about the user")
+	f.StringVar(&o.proxyCert, "proxy-client-cert-file", "", "file with the client certificate by which servers of aggregated APIs know this one")
+	f.StringVar(&o.proxyKey, "proxy-client-key-file", "", "file with the key of --proxy-client-cert-file")
 
 	// On by default, other than in Kubernetes: it admits nobody until somebody who may write secrets in
 	// kube-system, an administrator that is, makes a token, and then nothing else is missing for a machine to join.
@@ -161,6 +172,12 @@ func (o *options) config() (*apiserver.Config, error) {
 	if o.security.SigningKeyFile == "" || len(o.security.Issuers) == 0 {
 		return nil, errors.New("--service-account-signing-key-file and --service-account-issuer are required")
 	}
+	if (o.proxyCert == "") != (o.proxyKey == "") {
+		return nil, errors.New("--proxy-client-cert-file and --proxy-client-key-file go together")
+	}
+	if front := o.security.FrontProxy; front.CAFile != "" && len(front.UserHeaders) == 0 {
+		return nil, errors.New("--requestheader-client-ca-file needs --requestheader-username-headers: without, nobody is recognized")
+	}
 	o.security.NoAnonymous = !o.anonymous
 	prefix, err := netip.ParsePrefix(o.serviceRange)
 	if err != nil || !prefix.Addr().Is4() {
@@ -178,6 +195,7 @@ func (o *options) config() (*apiserver.Config, error) {
 		BindAddress: o.bindAddress, Port: o.port, AdvertiseAddress: advertise, AdvertisePort: o.port,
 		CertFile: o.certFile, KeyFile: o.keyFile,
 		ServiceRange: prefix.Masked(), NodePorts: ports, Kubelet: o.kubelet,
+		ProxyCertFile: o.proxyCert, ProxyKeyFile: o.proxyKey,
 		RequestTimeout: o.requestTimeout, MinWatch: time.Duration(o.minRequestTimeout) * time.Second,
 		MaxReading: o.maxInFlight, MaxMutating: o.maxMutating, DrainTimeout: o.drainTimeout, ShutdownDelay: o.shutdownDelay,
 		Ready: func(address net.Addr) { slog.Info("serving", "address", address.String()) },

@@ -33,15 +33,6 @@ type Group struct {
 	Versions []string
 }
 
-// groupOrder is the order in which Kubernetes lists its own groups (the priorities of
-// its APIServices); groups not named here follow by name.
-var groupOrder = []string{
-	"", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io",
-	"autoscaling", "batch", "certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io",
-	"storage.k8s.io", "admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io",
-	"coordination.k8s.io", "node.k8s.io", "discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
-}
-
 // NewCatalogue makes a catalogue of rows; it fails like [Catalogue.Change].
 func NewCatalogue(kinds ...*Kind) (*Catalogue, error) {
 	c := &Catalogue{}
@@ -119,18 +110,12 @@ func newView(kinds []*Kind) *View {
 // compareKinds orders by group, then version (stable and newer first), then resource.
 func compareKinds(a, b *Kind) int {
 	return cmp.Or(
-		cmp.Compare(groupRank(a.Group), groupRank(b.Group)),
+		cmp.Compare(min(len(a.Group), 1), min(len(b.Group), 1)), // the core group is the first
+		-cmp.Compare(groupPriority(a.Group), groupPriority(b.Group)),
 		cmp.Compare(a.Group, b.Group),
 		-version.CompareKubeAwareVersionStrings(a.Version, b.Version),
 		cmp.Compare(a.Resource, b.Resource),
 	)
-}
-
-func groupRank(group string) int {
-	if i := slices.Index(groupOrder, group); i >= 0 {
-		return i
-	}
-	return len(groupOrder)
 }
 
 // Kinds returns all rows, ordered by group, version and resource.

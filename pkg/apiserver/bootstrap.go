@@ -111,6 +111,7 @@ func (s *server) systemObjects(ctx context.Context) error {
 		}))
 	})
 	group.Go(func() error { return s.kubernetesService(ctx) })
+	group.Go(func() error { return s.publishTrust(ctx) })
 	return group.Wait()
 }
 

@@ -11,6 +11,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/aggregate"
 	"skiff/pkg/apiserver/authz"
 	"skiff/pkg/apiserver/request"
 	"skiff/pkg/apiserver/stream"
@@ -82,6 +83,10 @@ type Config struct {
 
 	// Kubelet says how the agents of nodes are reached.
 	Kubelet stream.Config
+	// ProxyCertFile and ProxyKeyFile are what this server shows of itself to the servers of aggregated APIs; empty: nothing.
+	ProxyCertFile, ProxyKeyFile string
+	// Trust is what these servers are told about recognizing users; nil: nothing.
+	Trust func() (aggregate.Trust, error)
 
 	// More are handlers of further paths, by exact path (the discovery of the service
 	// account issuer).

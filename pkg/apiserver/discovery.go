@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/aggregate"
 	"skiff/pkg/component"
 )
 
@@ -29,8 +30,14 @@ type discovery struct {
 	server *server
 
 	mu    sync.Mutex
-	view  *api.View // what aggregated was made of
+	view  *api.View        // what aggregated was made of
+	state *aggregate.State // and that
 	cores map[string]aggregated
+}
+
+// groups are all that are served, here and by others.
+func (d *discovery) groups(view *api.View) []aggregate.Group {
+	return d.server.aggregator.State().Groups(view)
 }
 
 // aggregated is a ready document for /api or /apis, without the opening apiVersion.
@@ -57,11 +64,11 @@ func (d *discovery) serve(w http.ResponseWriter, r *http.Request) error {
 				ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{{ClientCIDR: "0.0.0.0/0", ServerAddress: d.address()}},
 			})
 		}
-		return d.write(w, r, groupList(view))
+		return d.write(w, r, groupList(d.groups(view)))
 	case parts[0] == "api" && len(parts) == 2:
 		return d.resources(w, r, view, schema.GroupVersion{Version: parts[1]})
 	case parts[0] == "apis" && len(parts) == 2:
-		for _, group := range groupList(view).Groups {
+		for _, group := range groupList(d.groups(view)).Groups {
 			if group.Name == parts[1] {
 				group.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
 				return d.write(w, r, &group)
@@ -86,16 +93,15 @@ func (d *discovery) write(w http.ResponseWriter, r *http.Request, obj runtime.Ob
 	return nil
 }
 
-func groupList(view *api.View) *metav1.APIGroupList {
+func groupList(groups []aggregate.Group) *metav1.APIGroupList {
 	list := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
-	for _, g := range view.Groups() {
+	for _, g := range groups {
 		if g.Name == "" {
 			continue // the core group is under /api
 		}
 		group := metav1.APIGroup{Name: g.Name}
-		for _, version := range g.Versions {
-			gv := schema.GroupVersion{Group: g.Name, Version: version}
-			group.Versions = append(group.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: version})
+		for _, gv := range g.Versions {
+			group.Versions = append(group.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.GroupVersion.Version})
 		}
 		group.PreferredVersion = group.Versions[0]
 		list.Groups = append(list.Groups, group)
@@ -187,22 +193,26 @@ func (d *discovery) serveAggregated(w http.ResponseWriter, r *http.Request, view
 func (d *discovery) aggregate(view *api.View, root string) (aggregated, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.view != view {
-		d.view, d.cores = view, map[string]aggregated{}
+	if state := d.server.aggregator.State(); d.view != view || d.state != state {
+		d.view, d.state, d.cores = view, state, map[string]aggregated{}
 	}
 	if doc, ok := d.cores[root]; ok {
 		return doc, nil
 	}
 	list := discoveryv2.APIGroupDiscoveryList{Items: []discoveryv2.APIGroupDiscovery{}}
-	for _, g := range view.Groups() {
+	for _, g := range d.state.Groups(view) {
 		if (g.Name == "") != (root == "api") {
 			continue
 		}
 		group := discoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.Name}}
-		for _, version := range g.Versions {
+		for _, gv := range g.Versions {
+			if gv.Remote != nil {
+				group.Versions = append(group.Versions, gv.Remote.Discovery())
+				continue
+			}
 			group.Versions = append(group.Versions, discoveryv2.APIVersionDiscovery{
-				Version: version, Freshness: discoveryv2.DiscoveryFreshnessCurrent,
-				Resources: aggregatedResources(view.In(schema.GroupVersion{Group: g.Name, Version: version})),
+				Version: gv.GroupVersion.Version, Freshness: discoveryv2.DiscoveryFreshnessCurrent,
+				Resources: aggregatedResources(view.In(gv.GroupVersion)),
 			})
 		}
 		list.Items = append(list.Items, group)
@@ -256,13 +266,13 @@ func (d *discovery) version(w http.ResponseWriter, r *http.Request) error {
 func (d *discovery) root(w http.ResponseWriter, r *http.Request) error {
 	view := d.server.cfg.Catalogue.View()
 	paths := []string{"/api", "/api/v1", "/apis", "/apis/"}
-	for _, g := range view.Groups() {
+	for _, g := range d.groups(view) {
 		if g.Name == "" {
 			continue
 		}
 		paths = append(paths, "/apis/"+g.Name)
-		for _, version := range g.Versions {
-			paths = append(paths, "/apis/"+g.Name+"/"+version)
+		for _, gv := range g.Versions {
+			paths = append(paths, "/apis/"+gv.String())
 		}
 	}
 	for path := range d.server.cfg.More {

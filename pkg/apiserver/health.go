@@ -26,6 +26,12 @@ func (s *server) addChecks(health *component.Health) {
 		}
 		return nil
 	})
+	health.Ready("poststarthook/apiservice-registration-controller", func() error {
+		if !s.servicesReady.Load() {
+			return errors.New("the APIServices have not been read yet")
+		}
+		return nil
+	})
 	health.Ready("etcd", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), readyTime)
 		defer cancel()

@@ -35,6 +35,9 @@ func (s *server) router() http.Handler {
 	r.Handle("/openapi/v2", s.handler(s.openapi.V2)).Methods(reading...)
 	r.Handle("/openapi/v3", s.handler(s.openapi.Index)).Methods(reading...)
 	r.PathPrefix("/openapi/v3/").Handler(s.handler(func(w http.ResponseWriter, r *http.Request) error {
+		if s.passDocument(w, r) {
+			return nil
+		}
 		found, err := s.openapi.V3(w, r)
 		if err == nil && !found {
 			err = notFoundPath()
@@ -123,8 +126,12 @@ func (s *server) validate(ctx context.Context, a *request.Attributes) error {
 	return s.cfg.Admission.Validate(ctx, a)
 }
 
-// serveResource finds the row and the verb's handler.
+// serveResource finds the row and the verb's handler, if no other server has them.
 func (s *server) serveResource(w http.ResponseWriter, r *http.Request) {
+	if remote := s.remote(r); remote != nil {
+		s.aggregator.Proxy(w, r, remote)
+		return
+	}
 	if err := s.resource(w, r); err != nil {
 		s.writeError(w, r, err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"skiff/pkg/apiserver/aggregate"
 	"skiff/pkg/apiserver/crd"
 	"skiff/pkg/apiserver/hookclient"
 	"skiff/pkg/apiserver/lookup"
@@ -40,8 +41,11 @@ type server struct {
 	crds      *crd.Controller
 	// serviceAddress is where this server reaches a port of a service.
 	serviceAddress func(ctx context.Context, namespace, name string, port int32) (string, error)
-	// customReady: all custom resources that were defined when the server started are served.
-	customReady atomic.Bool
+	// aggregator knows which versions of groups other servers answer.
+	aggregator *aggregate.Aggregator
+	// customReady: all custom resources that were defined when the server started are served. servicesReady: all APIServices
+	// that there were are known.
+	customReady, servicesReady atomic.Bool
 	// leaving ends when the server is told to stop, stopping when it does: long-running requests end with it.
 	leaving, stopping context.Context
 	// left is closed when this server is no longer among the kubernetes service's endpoints.
@@ -76,6 +80,9 @@ func Run(ctx context.Context, cfg Config) error {
 	group.Add("serve the API", func(ctx context.Context) error { return s.serve(ctx, listener) })
 	group.Add("keep what always exists", s.bootstrap)
 	group.Add("serve custom resources", s.runCustom)
+	group.Add("aggregate", func(ctx context.Context) error {
+		return s.aggregator.Run(ctx, func() { s.servicesReady.Store(true) })
+	})
 	for name, run := range cfg.Parts {
 		group.Add(name, run)
 	}
@@ -122,11 +129,12 @@ func newServer(cfg Config) *server {
 		s.metrics.registry.MustRegister(collector)
 	}
 	s.discovery = &discovery{server: s}
-	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion})
+	s.serviceAddress = hookclient.Services(lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)))
+	s.aggregator = newAggregator(s)
+	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion, Others: s.aggregator})
 	s.services = newAllocator(s)
 	s.quotas = newQuotas(s)
 	s.nodes = stream.NewNodes(cfg.Kubelet)
-	s.serviceAddress = hookclient.Services(lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)))
 	s.crds = newCustom(s)
 	s.addChecks(cfg.Health)
 	return s

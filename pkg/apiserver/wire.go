@@ -25,6 +25,8 @@ import (
 // Security says who is trusted: the files and names from which authentication is made.
 type Security struct {
 	ClientCAFile string // empty: client certificates mean nothing
+	// FrontProxy says which proxies are believed who makes a request. Servers of aggregated APIs are told the same.
+	FrontProxy authn.FrontProxyConfig
 
 	KeyFiles       []string // verify service account tokens
 	SigningKeyFile string   // signs them
@@ -61,6 +63,10 @@ func Secure(cfg *Config, s Security) error {
 			return err
 		}
 	}
+	if users.FrontProxy, err = authn.NewFrontProxy(s.FrontProxy); err != nil {
+		return err
+	}
+	cfg.Trust = s.trust
 	keys, err := authn.ReadKeys(s.KeyFiles...)
 	if err != nil {
 		return fmt.Errorf("service account keys: %w", err)

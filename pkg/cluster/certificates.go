@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"skiff/pkg/pki"
@@ -32,28 +34,35 @@ func identities(n Node) []identity {
 	return list
 }
 
-// authorities are a cluster's: the one of the API and its clients, and, with
-// several masters, one among etcd's members and those who may talk to them.
+// authorities are a cluster's: the one of the API and its clients, the one by which the servers of aggregated APIs
+// know the apiservers, and, with several masters, one among etcd's members and those who may talk to them.
 type authorities struct {
-	api, etcd *pki.Authority
+	api, front, etcd *pki.Authority
+}
+
+const frontProxyCA = "front-proxy-ca"
+
+// newAuthority makes one, in dir/pki.
+func newAuthority(dir, name, commonName string) (*pki.Authority, error) {
+	authority, err := pki.NewAuthority(commonName)
+	if err != nil {
+		return nil, err
+	}
+	return authority, authority.Pair().Write(filepath.Join(dir, "pki", name))
 }
 
 // writeAuthorities makes the cluster's certificate authorities and the key that signs
 // service account tokens, below dir/pki, and the administrator's kubeconfig.
 func writeAuthorities(s *Spec, dir string) (a authorities, err error) {
 	file := func(name string) string { return filepath.Join(dir, "pki", name) }
-	make := func(name, commonName string) (*pki.Authority, error) {
-		authority, err := pki.NewAuthority(commonName)
-		if err != nil {
-			return nil, err
-		}
-		return authority, authority.Pair().Write(file(name))
+	if a.api, err = newAuthority(dir, "ca", "kubernetes"); err != nil {
+		return a, err
 	}
-	if a.api, err = make("ca", "kubernetes"); err != nil {
+	if a.front, err = newAuthority(dir, frontProxyCA, frontProxyCA); err != nil {
 		return a, err
 	}
 	if s.VIP.IsValid() {
-		if a.etcd, err = make("etcd/ca", "etcd-ca"); err != nil {
+		if a.etcd, err = newAuthority(dir, "etcd/ca", "etcd-ca"); err != nil {
 			return a, err
 		}
 		if err := a.issueInto(file(""), etcdClient()); err != nil {
@@ -90,6 +99,11 @@ func etcdClient() certificate {
 	return certificate{"apiserver-etcd-client", pki.Request{CommonName: "kube-apiserver-etcd-client", Client: true}}
 }
 
+// frontProxy is what apiservers show of themselves to the servers of aggregated APIs.
+func frontProxy() certificate {
+	return certificate{"front-proxy-client", pki.Request{CommonName: "front-proxy-client", Client: true}}
+}
+
 // certificates are those of a node's processes beside their kubeconfigs'.
 func certificates(s *Spec, n Node) []certificate {
 	list := []certificate{{"agent", pki.Request{CommonName: "system:node:" + n.Name, Organizations: []string{"system:nodes"},
@@ -97,7 +111,7 @@ func certificates(s *Spec, n Node) []certificate {
 	if n.Role != Master {
 		return list
 	}
-	list = append(list,
+	list = append(list, frontProxy(),
 		certificate{"apiserver", pki.Request{CommonName: "kube-apiserver", Server: true, Hosts: apiHosts(s, n)}},
 		certificate{"apiserver-kubelet-client", pki.Request{CommonName: "kube-apiserver-kubelet-client",
 			Organizations: []string{"kubeadm:cluster-admins", "system:masters"}, Client: true}})
@@ -113,8 +127,11 @@ func certificates(s *Spec, n Node) []certificate {
 // issueInto signs a certificate, by the authority that its file's name says.
 func (a authorities) issueInto(dir string, c certificate) error {
 	authority := a.api
-	if c.file == etcdClient().file || filepath.Dir(c.file) == "etcd" {
+	switch {
+	case c.file == etcdClient().file || filepath.Dir(c.file) == "etcd":
 		authority = a.etcd
+	case c.file == frontProxy().file:
+		authority = a.front
 	}
 	pair, err := authority.Issue(c.Request)
 	if err != nil {
@@ -123,10 +140,13 @@ func (a authorities) issueInto(dir string, c certificate) error {
 	return pair.Write(filepath.Join(dir, c.file))
 }
 
-// writeNodeCertificates makes what one node's processes show to others, below etc.
-// from is the directory with the cluster's own.
+// writeNodeCertificates makes what one node's processes show to others, below etc, where it isn't there yet: a newer
+// version may want more than the node was made with. from is the directory with the cluster's own.
 func writeNodeCertificates(s *Spec, n Node, a authorities, from, etc string) error {
 	for _, id := range identities(n) {
+		if exists(filepath.Join(etc, id.file)) {
+			continue
+		}
 		client, err := a.api.Issue(pki.Request{CommonName: id.commonName, Organizations: id.organizations, Client: true})
 		if err != nil {
 			return err
@@ -138,18 +158,24 @@ func writeNodeCertificates(s *Spec, n Node, a authorities, from, etc string) err
 		}
 	}
 	for _, c := range certificates(s, n) {
+		if exists(filepath.Join(etc, "pki", c.file+".crt")) {
+			continue
+		}
 		if err := a.issueInto(filepath.Join(etc, "pki"), c); err != nil {
 			return err
 		}
 	}
 	files := []string{"ca.crt"}
 	if n.Role == Master {
-		files = append(files, "ca.key", "sa.key", "sa.pub")
+		files = append(files, "ca.key", "sa.key", "sa.pub", frontProxyCA+".crt", frontProxyCA+".key")
 		if s.VIP.IsValid() {
 			files = append(files, "etcd/ca.crt", "etcd/ca.key")
 		}
 	}
 	for _, name := range files {
+		if exists(filepath.Join(etc, "pki", name)) {
+			continue
+		}
 		if err := copyFile(filepath.Join(from, "pki", name), filepath.Join(etc, "pki", name)); err != nil {
 			return err
 		}
@@ -173,9 +199,21 @@ func apiHosts(s *Spec, n Node) []string {
 	return hosts
 }
 
-// loadAuthorities reads what [writeAuthorities] wrote.
+// loading is held while authorities are read: what a cluster lacks is made once.
+var loading sync.Mutex
+
+// loadAuthorities reads what [writeAuthorities] wrote. Clusters that were made before there was a front proxy get its authority now.
 func loadAuthorities(s *Spec, dir string) (a authorities, err error) {
+	loading.Lock()
+	defer loading.Unlock()
 	if a.api, err = pki.LoadAuthority(filepath.Join(dir, "pki/ca")); err != nil {
+		return a, err
+	}
+	a.front, err = pki.LoadAuthority(filepath.Join(dir, "pki", frontProxyCA))
+	if errors.Is(err, os.ErrNotExist) {
+		a.front, err = newAuthority(dir, frontProxyCA, frontProxyCA)
+	}
+	if err != nil {
 		return a, err
 	}
 	if s.VIP.IsValid() {
@@ -196,6 +234,11 @@ func (a authorities) renewAdmin(dir string) error {
 		}
 	}
 	return nil
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 func copyFile(from, to string) error {

@@ -35,6 +35,13 @@ func (s *Spec) apply(ctx context.Context, l layout, n Node) error {
 
 // reload writes what a node is told, and waits until it does so if it is running.
 func (s *Spec) reload(ctx context.Context, l layout, n Node) error {
+	a, err := loadAuthorities(s, l.root)
+	if err != nil {
+		return err
+	}
+	if err := writeNodeCertificates(s, n, a, l.root, l.nodeFile(n.Name, "etc")); err != nil {
+		return fmt.Errorf("certificates of %s: %w", n.Name, err)
+	}
 	config := nodeConfig(s, l, n)
 	if err := writeJSON(l.nodeFile(n.Name, "init.json"), config); err != nil {
 		return err

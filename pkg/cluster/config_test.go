@@ -7,6 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"k8s.io/client-go/util/cert"
+
+	"skiff/pkg/pki"
 )
 
 const fullConfig = `
@@ -191,5 +195,71 @@ func TestProcesses(t *testing.T) {
 		if got := names(c.masters, c.change); got != c.want {
 			t.Errorf("%d masters:\n got %s\nwant %s", c.masters, got, c.want)
 		}
+	}
+}
+
+// A master of a cluster from before there was a front proxy gets what it lacks, and keeps what it has.
+func TestCertificatesAreCompleted(t *testing.T) {
+	o, err := parseConfig([]byte(fullConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Bin = "/bin"
+	s, err := NewSpec(o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, etc := t.TempDir(), t.TempDir()
+	if _, err := writeAuthorities(s, dir); err != nil {
+		t.Fatal(err)
+	}
+	complete := func() map[string]string {
+		t.Helper()
+		a, err := loadAuthorities(s, dir)
+		if err == nil {
+			err = writeNodeCertificates(s, s.Masters()[0], a, dir, etc)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		files := map[string]string{}
+		err = filepath.WalkDir(etc, func(path string, entry os.DirEntry, err error) error {
+			if err == nil && entry.Type().IsRegular() {
+				data, read := os.ReadFile(path)
+				files[filepath.Base(path)], err = string(data), read
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return files
+	}
+	before := complete()
+	for _, at := range []string{dir, etc} {
+		old, err := filepath.Glob(filepath.Join(at, "pki/front-proxy-*"))
+		if err != nil || len(old) < 2 {
+			t.Fatalf("%v %v", old, err)
+		}
+		for _, file := range old {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	after := complete()
+	for name, text := range before {
+		if changed := after[name] != text; changed != strings.HasPrefix(name, "front-proxy-") || after[name] == "" {
+			t.Errorf("%s: changed=%v", name, changed)
+		}
+	}
+	pair := pki.Pair{Cert: []byte(after["front-proxy-ca.crt"]), Key: []byte(after["front-proxy-ca.key"])}
+	authority, err := pki.ParseAuthority(pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := cert.ParseCertsPEM([]byte(after["front-proxy-client.crt"]))
+	if err != nil || client[0].CheckSignatureFrom(authority.Certificate) != nil {
+		t.Errorf("%v %v", client, err)
 	}
 }

@@ -154,6 +154,14 @@ func apiserver(s *Spec, n Node, at site) supervise.Process {
 		"--kubelet-client-certificate=" + at.pki("apiserver-kubelet-client.crt"),
 		"--kubelet-client-key=" + at.pki("apiserver-kubelet-client.key"),
 		"--kubelet-certificate-authority=" + at.pki("ca.crt"),
+		"--proxy-client-cert-file=" + at.pki(frontProxy().file+".crt"),
+		"--proxy-client-key-file=" + at.pki(frontProxy().file+".key"),
+		"--requestheader-client-ca-file=" + at.pki(frontProxyCA+".crt"),
+		"--requestheader-allowed-names=" + frontProxy().CommonName,
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-uid-headers=X-Remote-Uid",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 	}
 	if s.VIP.IsValid() {
 		args = append(args, "--shutdown-delay-duration=1s", "--etcd-servers="+etcdURLs(s, ""))
@@ -196,7 +204,8 @@ func controller(s *Spec, at site) supervise.Process {
 		"--cluster-signing-key-file="+at.pki("ca.key"),
 		// A master has the authorities' keys, and renews what is in its own directory.
 		"--renew-certificates-in="+at.etc,
-		"--renew-authority="+at.pki("ca.crt")+","+at.pki("ca.key"))
+		"--renew-authority="+at.pki("ca.crt")+","+at.pki("ca.key"),
+		"--renew-authority="+at.pki(frontProxyCA+".crt")+","+at.pki(frontProxyCA+".key"))
 	if s.VIP.IsValid() {
 		args = append(args, "--renew-authority="+at.pki("etcd/ca.crt")+","+at.pki("etcd/ca.key"))
 	}

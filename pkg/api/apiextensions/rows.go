@@ -12,9 +12,19 @@ import (
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	openapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/pkg/api"
+	"skiff/pkg/api/generated"
+)
+
+// Schemas are those of this group's types, and of those they are made of, metadata above all.
+var Schemas = generated.Of(openapi.GetOpenAPIDefinitions)
+
+var (
+	objectModel = crdv1.CustomResourceDefinition{}.OpenAPIModelName()
+	listModel   = crdv1.CustomResourceDefinitionList{}.OpenAPIModelName()
 )
 
 // Kinds returns the group's rows.
@@ -39,8 +49,8 @@ func definitionKind() *api.Kind {
 		ValidateUpdate:   validateUpdate,
 		Warnings:         warnings,
 		Subresources:     map[string]*api.Subresource{"status": {ValidateUpdate: validateStatusUpdate}},
-		OpenAPI:          describe,
-		Types:            types,
+		OpenAPI:          Schemas.Describe(objectModel, listModel),
+		Types:            Schemas.Types(objectModel, crdv1.SchemeGroupVersion.WithKind("CustomResourceDefinition")),
 	})
 }
 

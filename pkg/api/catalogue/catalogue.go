@@ -8,6 +8,7 @@ import (
 	"skiff/pkg/api"
 	"skiff/pkg/api/admissionregistration"
 	"skiff/pkg/api/apiextensions"
+	"skiff/pkg/api/apiregistration"
 	"skiff/pkg/api/apps"
 	"skiff/pkg/api/authentication"
 	"skiff/pkg/api/authorization"
@@ -40,6 +41,7 @@ func Default() *api.Catalogue {
 func kinds() []*api.Kind {
 	return slices.Concat(
 		core.Kinds(),
+		apiregistration.Kinds(),
 		apps.Kinds(),
 		events.Kinds(),
 		authentication.Kinds(),

@@ -113,7 +113,7 @@ func TestGroupsHaveKubernetesOrder(t *testing.T) {
 	for _, g := range Default().View().Groups() {
 		got = append(got, g.Name+"="+strings.Join(g.Versions, ","))
 	}
-	want := []string{"=v1", "apps=v1", "events.k8s.io=v1", "authentication.k8s.io=v1", "authorization.k8s.io=v1",
+	want := []string{"=v1", "apiregistration.k8s.io=v1", "apps=v1", "events.k8s.io=v1", "authentication.k8s.io=v1", "authorization.k8s.io=v1",
 		"autoscaling=v2,v1", "batch=v1", "certificates.k8s.io=v1", "networking.k8s.io=v1", "policy=v1",
 		"rbac.authorization.k8s.io=v1", "storage.k8s.io=v1", "admissionregistration.k8s.io=v1", "apiextensions.k8s.io=v1", "scheduling.k8s.io=v1",
 		"coordination.k8s.io=v1", "node.k8s.io=v1", "discovery.k8s.io=v1", "resource.k8s.io=v1",

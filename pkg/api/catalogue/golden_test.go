@@ -42,6 +42,9 @@ var goldenPaths = map[string]string{}
 
 // goldenDir is where Kubernetes keeps the golden objects of a kind.
 func goldenDir(t *testing.T, k *api.Kind) string {
+	if k.Group == "apiregistration.k8s.io" {
+		return "testdata/golden" // Kubernetes has none, these are in the manner of the others
+	}
 	module, below := "k8s.io/api", "testdata/HEAD"
 	if k.Group == "apiextensions.k8s.io" {
 		module, below = "k8s.io/apiextensions-apiserver", "pkg/apis/testdata/HEAD"

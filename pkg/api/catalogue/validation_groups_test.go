@@ -14,6 +14,7 @@ func TestValidationOfGroups(t *testing.T) {
 	const binding = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: b}\nroleRef: {kind: ClusterRole, name: view, apiGroup: rbac.authorization.k8s.io}\nsubjects: [{kind: User, name: u}]"
 	const role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: r, namespace: x}\nrules: [{verbs: [get], apiGroups: [''], resources: [pods]}]"
 	const lease = "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {name: l, namespace: x}\nspec: {leaseDurationSeconds: 5}"
+	const service = "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.g.io}\nspec: {group: g.io, version: v1, groupPriorityMinimum: 1, versionPriority: 1, service: {namespace: x, name: s}}"
 	for _, c := range []struct{ manifest, from, to, created, updated string }{
 		{deployment, "", "", "", ""},
 		{deployment, "{a: b}}, template", "{a: c}}, template", "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
@@ -28,6 +29,13 @@ func TestValidationOfGroups(t *testing.T) {
 		{binding, "view", "edit", "", "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"edit\"}: cannot change roleRef"},
 		{binding, "kind: User", "kind: ServiceAccount", "subjects[0].namespace: Required value", "subjects[0].namespace: Required value"},
 		{role, "[get]", "[]", "rules[0].verbs: Required value: verbs must contain at least one value", "rules[0].verbs"},
+		{service, "", "", "", ""},
+		{service, "version: v1", "version: v2", "metadata.name: Invalid value: \"v1.g.io\": must be `spec.version+\".\"+spec.group`: \"v2.g.io\"", "metadata.name: Invalid value"},
+		{service, "Minimum: 1", "Minimum: 20001", "spec.groupPriorityMinimum: Invalid value: 20001: must be positive and less than 20000", "spec.groupPriorityMinimum"},
+		{service, "versionPriority: 1", "versionPriority: 0", "spec.versionPriority: Invalid value: 0: must be positive and less than 1000", "spec.versionPriority"},
+		{service, "namespace: x, name: s", "port: 65536", "spec.service.namespace: Required value; spec.service.name: Required value; spec.service.port: Invalid value: 65536: port is not valid: must be between 1 and 65535, inclusive", "spec.service.namespace"},
+		{service, "service: {namespace: x, name: s}", "caBundle: eA==, insecureSkipTLSVerify: true", "spec.caBundle: Invalid value: \"1 bytes\": local APIServices may not have a caBundle; spec.insecureSkipTLSVerify: Invalid value: true: local APIServices may not have insecureSkipTLSVerify", "spec.caBundle"},
+		{service, "service: {", "caBundle: eA==, insecureSkipTLSVerify: true, service: {", "spec.insecureSkipTLSVerify: Invalid value: true: may not be true if caBundle is present", "spec.insecure"},
 		{lease, "5", "0", "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0", "spec.leaseDurationSeconds"},
 	} {
 		t.Run(c.manifest[:40]+c.to, func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 
 // Config says how users are recognized.
 type Config struct {
+	FrontProxy   *FrontProxy   // nil: nobody is believed who makes a request
 	Certificates *Certificates // nil: client certificates are not looked at
 	Tokens       *Tokens       // nil: service account tokens are refused
 	// Bootstrap recognizes the tokens of joining machines; nil: they are refused.
@@ -43,6 +44,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (*request.User, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.config.FrontProxy.strip(r.Header)
 	if user == nil {
 		if a.config.NoAnonymous {
 			return nil, errNoCredentials
@@ -56,12 +58,19 @@ func (a *Authenticator) Authenticate(r *http.Request) (*request.User, error) {
 // identify returns nil when there are no credentials.
 func (a *Authenticator) identify(r *http.Request) (*request.User, error) {
 	var failed error
+	if a.config.FrontProxy != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		user, err := a.config.FrontProxy.identify(r)
+		if user != nil {
+			return user, nil
+		}
+		failed = err // it may be a user's certificate
+	}
 	if a.config.Certificates != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		user, err := a.config.Certificates.Verify(r.TLS.PeerCertificates)
 		if user != nil {
 			return user, nil
 		}
-		failed = err // a good token can still save the request
+		failed = errors.Join(failed, err) // a good token can still save the request
 	}
 	token, protocols, err := bearerToken(r)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"skiff/pkg/api"
 	"skiff/pkg/api/apiextensions"
+	"skiff/pkg/api/generated"
 )
 
 // What is published of a custom resource follows Kubernetes' own, with its concessions to kubectl: a
@@ -52,10 +53,10 @@ func (v *version) describe(v3 bool) (*api.Definitions, error) {
 		list.AddExtension("x-kubernetes-selectable-fields", selectable)
 	}
 	out := &api.Definitions{Object: v.modelName(names.Kind), List: v.modelName(names.ListKind), All: map[string]map[string]any{}}
-	if out.All[out.Object], err = apiextensions.Plain(object, v3); err != nil {
+	if out.All[out.Object], err = generated.Plain(object, v3); err != nil {
 		return nil, err
 	}
-	if out.All[out.List], err = apiextensions.Plain(list, v3); err != nil {
+	if out.All[out.List], err = generated.Plain(list, v3); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -69,7 +70,7 @@ func (v *version) publish(v3 bool) (*spec.Schema, error) {
 		return nil, err
 	}
 	gvk := v.of.kind(v.Name)
-	anything := apiextensions.WithKind(&spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}, gvk)
+	anything := generated.WithKind(&spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}, gvk)
 	if props == nil || validation.SchemaHasInvalidTypes(props) {
 		return anything, nil
 	}
@@ -89,7 +90,7 @@ func (v *version) publish(v3 bool) (*spec.Schema, error) {
 	out.SetProperty("apiVersion", *spec.StringProperty().WithDescription(typeTexts["apiVersion"]))
 	out.SetProperty("kind", *spec.StringProperty().WithDescription(typeTexts["kind"]))
 	publishEmbedded(out, v3)
-	return apiextensions.WithKind(out, gvk), nil
+	return generated.WithKind(out, gvk), nil
 }
 
 // publishEmbedded gives embedded objects the fields that all objects have.
@@ -133,7 +134,7 @@ func (v *version) publishList() *spec.Schema {
 		SetProperty("kind", *spec.StringProperty().WithDescription(typeTexts["kind"]))
 	gvk := v.of.kind(v.Name)
 	gvk.Kind = names.ListKind
-	return apiextensions.WithKind(list, gvk)
+	return generated.WithKind(list, gvk)
 }
 
 func (v *version) publishSelectable() any {
@@ -149,7 +150,7 @@ func (v *version) publishSelectable() any {
 
 // typeConverter has the schemas of all versions for server-side apply: a field may be owned in any.
 func (d *definition) typeConverter() (managedfields.TypeConverter, error) {
-	models := apiextensions.Models(objectMeta)
+	models := apiextensions.Schemas.Models(objectMeta)
 	for _, v := range d.versions {
 		schema, err := v.publish(true)
 		if err != nil {

@@ -1,6 +1,7 @@
 package openapi
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -232,5 +233,64 @@ func TestNames(t *testing.T) {
 		if got := groupID(gv) + " " + tagOf(gv) + " " + root(gv); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
+	}
+}
+
+// others stands for one other server.
+type others struct{ v2 string }
+
+func (o others) Documents() map[string]string {
+	return map[string]string{"apis/fish.io/v1": "/openapi/v3/apis/fish.io/v1?hash=A"}
+}
+
+func (o others) Swagger(context.Context) map[string][]byte {
+	return map[string][]byte{"/apis/fish.io/v1/": []byte(o.v2)}
+}
+
+func TestOthers(t *testing.T) {
+	s := New(Config{Catalogue: catalogue.Default(), Types: types, Version: "v1"})
+	alone, err := s.swagger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own map[string]any
+	if err := json.Unmarshal(alone.json, &own); err != nil {
+		t.Fatal(err)
+	}
+	const meta = "io.k8s.apimachinery.pkg.apis.meta.v1."
+	status := text(at(t, own, "definitions", meta+"Status"))
+	s = New(Config{Catalogue: catalogue.Default(), Types: types, Version: "v1", Others: others{`{
+		"paths": {"/apis/fish.io/v1/": {"get": {"p": [{"$ref": "#/parameters/pretty-x"}]}},
+			"/apis/fish.io/v1/fish": {"get": {"schema": {"$ref": "#/definitions/io.fish.Fish"}, "error": {"$ref": "#/definitions/` + meta + `Status"}}},
+			"/apis/apps/v1/deployments": {"get": {"schema": {"$ref": "#/definitions/io.fish.Stolen"}}}},
+		"parameters": {"pretty-x": {"name": "pretty"}},
+		"definitions": {"io.fish.Fish": {"properties": {"metadata": {"$ref": "#/definitions/` + meta + `ObjectMeta"}, "school": {"items": {"$ref": "#/definitions/io.fish.Fish"}}}},
+			"io.fish.Stolen": {}, "` + meta + `ObjectMeta": {"type": "fishy"}, "` + meta + `Status": ` + status + `}}`}})
+	d, err := s.swagger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(d.json, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for name, got := range map[string]struct{ value, want string }{
+		"an operation":             {text(at(t, doc, "paths", "/apis/fish.io/v1/fish", "get")), `{"error":{"$ref":"#/definitions/` + meta + `Status"},"schema":{"$ref":"#/definitions/io.fish.Fish"}}`},
+		"another's metadata":       {text(at(t, doc, "definitions", "io.fish.Fish", "properties", "metadata")), `{"$ref":"#/definitions/` + meta + `ObjectMeta_v2"}`},
+		"the same, renamed":        {text(at(t, doc, "definitions", meta+"ObjectMeta_v2")), `{"type":"fishy"}`},
+		"this server's":            {text(at(t, doc, "definitions", meta+"ObjectMeta", "type")), `"object"`},
+		"what refers to itself":    {text(at(t, doc, "definitions", "io.fish.Fish", "properties", "school")), `{"items":{"$ref":"#/definitions/io.fish.Fish"}}`},
+		"a shared parameter":       {text(at(t, doc, "parameters", "pretty-x")), `{"name":"pretty"}`},
+		"a path of another's":      {text(at(t, doc, "paths", "/apis/apps/v1/deployments")), text(at(t, own, "paths", "/apis/apps/v1/deployments"))},
+		"what nothing refers to":   {text(doc["definitions"].(map[string]any)["io.fish.Stolen"]), "null"},
+		"the same, under its name": {text(doc["definitions"].(map[string]any)[meta+"Status_v2"]), "null"},
+	} {
+		if got.value != got.want {
+			t.Errorf("%s:\ngot  %.300s\nwant %.300s", name, got.value, got.want)
+		}
+	}
+	index, err := s.indexDocument()
+	if err != nil || !strings.Contains(string(index.json), `"apis/fish.io/v1":{"serverRelativeURL":"/openapi/v3/apis/fish.io/v1?hash=A"}`) || !strings.Contains(string(index.json), `"apis/apps/v1"`) {
+		t.Errorf("%s %v", index.json, err)
 	}
 }

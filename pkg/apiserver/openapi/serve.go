@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"crypto/sha512"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -27,10 +28,15 @@ import (
 type Service struct {
 	config Config
 
-	mu    sync.Mutex
-	view  *api.View            // what docs were made of
-	docs  map[string]*document // by path, of v2 by ""
-	index *document
+	mu     sync.Mutex
+	view   *api.View            // what docs were made of
+	docs   map[string]*document // by path, of v2 by ""
+	index  *document
+	others map[string]string // that the index has
+
+	merged   *document // of v2, with the parts of others
+	mergedOf *api.View
+	mergedAt time.Time
 }
 
 // Config is what a Service describes.
@@ -39,6 +45,7 @@ type Config struct {
 	// Types converts objects to the values of server-side apply, which carry its schema.
 	Types   func() managedfields.TypeConverter
 	Version string // of the server
+	Others  Others // nil: there are none
 }
 
 // New makes a service; documents are built when they are asked for.
@@ -163,7 +170,7 @@ func versions(view *api.View) []schema.GroupVersion {
 
 // V2 serves /openapi/v2.
 func (s *Service) V2(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.get("")
+	d, err := s.swagger(r.Context())
 	if err != nil {
 		return err
 	}
@@ -183,7 +190,11 @@ func (s *Service) indexDocument() (*document, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	from := s.source()
-	if s.index != nil {
+	var others map[string]string
+	if s.config.Others != nil {
+		others = s.config.Others.Documents()
+	}
+	if s.index != nil && maps.Equal(others, s.others) {
 		return s.index, nil
 	}
 	paths := object{}
@@ -194,8 +205,11 @@ func (s *Service) indexDocument() (*document, error) {
 		}
 		paths[groupPath(gv)] = object{"serverRelativeURL": hashed(groupPath(gv), d.etag)}
 	}
+	for path, url := range others {
+		paths[path] = object{"serverRelativeURL": url}
+	}
 	d, err := newDocument(object{"paths": paths}, nil)
-	s.index = d
+	s.index, s.others = d, others
 	return d, err
 }
 

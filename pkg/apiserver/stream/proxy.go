@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ func Proxy(w http.ResponseWriter, r *http.Request, t Target, fail func(error)) {
 type responder func(error)
 
 func (fail responder) Error(_ http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() == nil { // otherwise the client has gone
+	if !errors.Is(r.Context().Err(), context.Canceled) { // otherwise the client has gone
 		fail(err)
 	}
 }

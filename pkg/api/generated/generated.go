@@ -1,4 +1,6 @@
-package apiextensions
+// Package generated makes use of the schemas that Kubernetes' modules have generated for their types, for kinds that
+// client-go knows nothing of (custom resource definitions, APIServices): in OpenAPI documents, and in server-side apply.
+package generated
 
 import (
 	"encoding/json"
@@ -6,8 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/common"
@@ -16,15 +16,20 @@ import (
 	"skiff/pkg/api"
 )
 
-// definitions are the schemas of this group's types and of those they are made of, metadata above all.
-var definitions = sync.OnceValue(func() map[string]common.OpenAPIDefinition {
-	return generated.GetOpenAPIDefinitions(func(name string) spec.Ref {
-		return spec.MustCreateRef("#/components/schemas/" + common.EscapeJsonPointer(name))
+// Schemas are a module's, by the types' names; read when they are first asked for.
+type Schemas func() map[string]common.OpenAPIDefinition
+
+// Of takes what a module's generated package exports.
+func Of(definitions func(common.ReferenceCallback) map[string]common.OpenAPIDefinition) Schemas {
+	return sync.OnceValue(func() map[string]common.OpenAPIDefinition {
+		return definitions(func(name string) spec.Ref {
+			return spec.MustCreateRef(prefixV3 + common.EscapeJsonPointer(name))
+		})
 	})
-})
+}
 
 // Models are the schemas of the types with these names, and of all that they refer to.
-func Models(names ...string) map[string]*spec.Schema {
+func (s Schemas) Models(names ...string) map[string]*spec.Schema {
 	all := map[string]*spec.Schema{}
 	for len(names) > 0 {
 		name := names[len(names)-1]
@@ -32,11 +37,35 @@ func Models(names ...string) map[string]*spec.Schema {
 		if _, ok := all[name]; ok {
 			continue
 		}
-		d := definitions()[name]
+		d := s()[name]
 		all[name] = &d.Schema
 		names = append(names, d.Dependencies...)
 	}
 	return all
+}
+
+// Describe is [api.Kind.OpenAPI] for a kind with these types.
+func (s Schemas) Describe(object, list string) func(v3 bool) (*api.Definitions, error) {
+	return func(v3 bool) (*api.Definitions, error) {
+		out := &api.Definitions{Object: object, List: list, All: map[string]map[string]any{}}
+		for name, model := range s.Models(object, list) {
+			plain, err := Plain(model, v3)
+			if err != nil {
+				return nil, err
+			}
+			out.All[name] = plain
+		}
+		return out, nil
+	}
+}
+
+// Types is [api.Kind.Types] for a kind with this type.
+func (s Schemas) Types(object string, gvk schema.GroupVersionKind) func() (managedfields.TypeConverter, error) {
+	return func() (managedfields.TypeConverter, error) {
+		models := s.Models(object)
+		models[object] = WithKind(models[object], gvk)
+		return managedfields.NewTypeConverter(models, false)
+	}
 }
 
 // WithKind is a schema that says which kind it describes.
@@ -45,30 +74,6 @@ func WithKind(s *spec.Schema, gvk schema.GroupVersionKind) *spec.Schema {
 	out.Extensions = maps.Clone(s.Extensions)
 	out.AddExtension("x-kubernetes-group-version-kind", []any{map[string]any{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}})
 	return &out
-}
-
-var (
-	objectModel = crdv1.CustomResourceDefinition{}.OpenAPIModelName()
-	listModel   = crdv1.CustomResourceDefinitionList{}.OpenAPIModelName()
-)
-
-func describe(v3 bool) (*api.Definitions, error) {
-	out := &api.Definitions{Object: objectModel, List: listModel, All: map[string]map[string]any{}}
-	for name, model := range Models(objectModel, listModel) {
-		plain, err := Plain(model, v3)
-		if err != nil {
-			return nil, err
-		}
-		out.All[name] = plain
-	}
-	return out, nil
-}
-
-// types has the schema of server-side apply for definitions.
-func types() (managedfields.TypeConverter, error) {
-	models := Models(objectModel)
-	models[objectModel] = WithKind(models[objectModel], crdv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
-	return managedfields.NewTypeConverter(models, false)
 }
 
 // Plain is a schema as the JSON object that stands in a document. OpenAPI v3 has nothing beside a
