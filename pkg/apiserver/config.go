@@ -13,6 +13,7 @@ import (
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/aggregate"
 	"skiff/pkg/apiserver/authz"
+	"skiff/pkg/apiserver/patch"
 	"skiff/pkg/apiserver/request"
 	"skiff/pkg/apiserver/stream"
 	"skiff/pkg/component"
@@ -113,4 +114,6 @@ type Config struct {
 	DrainTimeout time.Duration
 	// Ready is called once with the bound address when the server answers.
 	Ready func(address net.Addr)
+
+	managers *patch.Managers // of fields; shared, for they know the schemas of all kinds
 }

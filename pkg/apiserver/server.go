@@ -83,6 +83,7 @@ func Run(ctx context.Context, cfg Config) error {
 	group.Add("aggregate", func(ctx context.Context) error {
 		return s.aggregator.Run(ctx, func() { s.servicesReady.Store(true) })
 	})
+	group.Add("check policies", s.checkPolicies)
 	for name, run := range cfg.Parts {
 		group.Add(name, run)
 	}
@@ -100,6 +101,9 @@ func (c *Config) complete() {
 	}
 	if c.Health == nil {
 		c.Health = &component.Health{}
+	}
+	if c.managers == nil {
+		c.managers = patch.NewManagers()
 	}
 	defaultTo(&c.RequestTimeout, 60*time.Second)
 	defaultTo(&c.MinWatch, 30*time.Minute)
@@ -121,7 +125,7 @@ func newServer(cfg Config) *server {
 		logger:   cfg.Logger,
 		store:    cfg.Store,
 		codec:    newCodec(),
-		managers: patch.NewManagers(),
+		managers: cfg.managers,
 		metrics:  newMetrics(),
 		left:     make(chan struct{}),
 	}

@@ -15,6 +15,7 @@ import (
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/admission"
+	"skiff/pkg/apiserver/admission/policy"
 	"skiff/pkg/apiserver/admission/webhook"
 	"skiff/pkg/apiserver/authn"
 	"skiff/pkg/apiserver/authz"
@@ -50,9 +51,11 @@ func Secure(cfg *Config, s Security) error {
 	if err != nil {
 		return err
 	}
+	cfg.complete()
+	policies := policy.New(policy.Config{Catalogue: cfg.Catalogue, Objects: rows, Feed: rows, Authorizer: authorizer, Types: cfg.managers.Types})
 	webhooks := webhook.New(webhook.Config{Feed: rows, Services: hookclient.Services(rows), Authorizer: authorizer})
 	chain, err := admission.New(admission.Config{
-		Objects: rows, Authorizer: authorizer, Catalogue: cfg.Catalogue, Dynamic: []admission.Dynamic{webhooks},
+		Objects: rows, Authorizer: authorizer, Catalogue: cfg.Catalogue, Dynamic: []admission.Dynamic{policies, webhooks},
 	})
 	if err != nil {
 		return err
@@ -97,10 +100,11 @@ func Secure(cfg *Config, s Security) error {
 	authenticator := authn.New(users)
 	cfg.Authenticator, cfg.Authorizer, cfg.Admission = authenticator, authorizer, chain
 	cfg.Reviews = &reviews{authenticator, authorizer, issuer}
-	cfg.complete()
 	cfg.Health.Ready("authorizer", authorizer.Ready)
 	cfg.Health.Ready("poststarthook/rbac/bootstrap-roles", authorizer.BootstrapReady)
+	cfg.Health.Ready("admission-policies", policies.Ready)
 	cfg.addPart("authorizer", authorizer.Run)
+	cfg.addPart("admission policies", policies.Run)
 	cfg.addPart("admission webhooks", webhooks.Run)
 	cfg.addPart("priority classes", func(ctx context.Context) error {
 		if err := admission.Bootstrap(ctx, rows); err != nil {
