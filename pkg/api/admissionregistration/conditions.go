@@ -68,7 +68,11 @@ func checkExpression(at *field.Path, compiler plugincel.Compiler, e plugincel.Ex
 	if known {
 		mode = environment.StoredExpressions
 	}
-	err := compiler.CompileCELExpression(e, variables, mode).Error
+	return compileErrors(at, e, compiler.CompileCELExpression(e, variables, mode))
+}
+
+func compileErrors(at *field.Path, e plugincel.ExpressionAccessor, result plugincel.CompilationResult) field.ErrorList {
+	err := result.Error
 	if err == nil {
 		return nil
 	}

@@ -4,6 +4,7 @@ package admissionregistration
 import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/pkg/api"
 )
@@ -53,8 +54,11 @@ func validatingAdmissionPolicyKind() *api.Kind {
 		Categories:     []string{"api-extensions"},
 		HasGeneration:  true,
 		Default:        defaultValidatingPolicy,
+		Validate:       validateValidatingPolicy,
+		ValidateUpdate: validateValidatingPolicyUpdate,
+		Warnings:       reservedName,
 		NameValidation: validation.NameIsDNSSubdomain,
-		Subresources:   map[string]*api.Subresource{"status": api.StatusViewWith(api.KeepMeta)},
+		Subresources:   map[string]*api.Subresource{"status": {PrepareForUpdate: api.KeepMeta, ValidateUpdate: validatePolicyStatus}},
 		Columns:        validatingPolicyColumns,
 		Cells:          validatingPolicyCells,
 	})
@@ -65,6 +69,9 @@ func validatingAdmissionPolicyBindingKind() *api.Kind {
 		Categories:     []string{"api-extensions"},
 		HasGeneration:  true,
 		Default:        defaultValidatingPolicyBinding,
+		Validate:       validateValidatingPolicyBinding,
+		ValidateUpdate: func(obj, _ api.Object) field.ErrorList { return validateValidatingPolicyBinding(obj) },
+		Warnings:       reservedName,
 		NameValidation: validation.NameIsDNSSubdomain,
 		Columns:        bindingColumns,
 		Cells:          validatingBindingCells,
@@ -77,6 +84,9 @@ func mutatingAdmissionPolicyKind() *api.Kind {
 		StorageVersion: "v1beta1",
 		HasGeneration:  true,
 		Default:        defaultMutatingPolicy,
+		Validate:       validateMutatingPolicy,
+		ValidateUpdate: validateMutatingPolicyUpdate,
+		Warnings:       reservedName,
 		NameValidation: validation.NameIsDNSSubdomain,
 		Columns:        mutatingPolicyColumns,
 		Cells:          mutatingPolicyCells,
@@ -89,6 +99,9 @@ func mutatingAdmissionPolicyBindingKind() *api.Kind {
 		StorageVersion: "v1beta1",
 		HasGeneration:  true,
 		Default:        defaultMutatingPolicyBinding,
+		Validate:       validateMutatingPolicyBinding,
+		ValidateUpdate: func(obj, _ api.Object) field.ErrorList { return validateMutatingPolicyBinding(obj) },
+		Warnings:       reservedName,
 		NameValidation: validation.NameIsDNSSubdomain,
 		Columns:        bindingColumns,
 		Cells:          mutatingBindingCells,
