@@ -11,6 +11,9 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,7 +23,7 @@ import (
 
 // policed is a server with admission, to which everybody is an administrator.
 type policed struct {
-	*instance
+	*custom
 	client   kubernetes.Interface
 	warnings *warnings
 }
@@ -47,7 +50,7 @@ func (w *warnings) take() []string {
 
 func startPoliced(t testing.TB) *policed {
 	i := start(t, securedForAll(t))
-	p := &policed{instance: i, warnings: &warnings{}}
+	p := &policed{custom: withClients(t, i), warnings: &warnings{}}
 	config := rest.CopyConfig(i.config)
 	config.ContentType = "application/vnd.kubernetes.protobuf"
 	config.WarningHandler = p.warnings
@@ -316,6 +319,122 @@ func TestPolicyTypes(t *testing.T) {
 		got[1].FieldRef != "spec.validations[1].messageExpression" ||
 		!strings.HasPrefix(got[1].Warning, "apps/v1, Kind=Deployment: ERROR: <input>:1:18: undefined field 'unknown'\n") {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestPoliciesOfCustomResources(t *testing.T) {
+	t.Parallel()
+	p := startPoliced(t)
+	p.define(t, boats)
+	ctx := limited(t)
+	space := p.space(t, "sea")
+	client := p.of("sea.example.com", "v1", "boats", space)
+
+	// A boat says how large config maps of its namespace may be.
+	allow := admissionregistrationv1.AllowAction
+	p.validate(t, space, admissionregistrationv1.ValidatingAdmissionPolicySpec{
+		ParamKind:   &admissionregistrationv1.ParamKind{APIVersion: "sea.example.com/v1", Kind: "Boat"},
+		Validations: []admissionregistrationv1.Validation{{Expression: "!has(object.data) || size(object.data) <= params.spec.crew", MessageExpression: "'more than ' + params.metadata.name + ' can carry'"}},
+	}, func(b *admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec) {
+		b.ParamRef = &admissionregistrationv1.ParamRef{Name: "ark", ParameterNotFoundAction: &allow}
+	})
+	two := map[string]string{"a": "", "b": ""}
+	if err := p.try(space, two); err != nil {
+		t.Errorf("without a parameter: %v", err)
+	}
+	if _, err := client.Create(ctx, object(t, `{apiVersion: sea.example.com/v1, kind: Boat, metadata: {name: ark}, spec: {color: red, crew: 1}}`), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if s := p.refused(t, space, two); !strings.HasSuffix(s.Message, "denied request: more than ark can carry") {
+		t.Error(s.Message)
+	}
+
+	// Boats are changed by one policy, with the defaults of what it adds, and held by another.
+	meta := metav1.ObjectMeta{Name: "masts"}
+	everywhere := about("sea.example.com", "boats")
+	if _, err := p.client.AdmissionregistrationV1().MutatingAdmissionPolicies().Create(ctx, &admissionregistrationv1.MutatingAdmissionPolicy{ObjectMeta: meta,
+		Spec: admissionregistrationv1.MutatingAdmissionPolicySpec{MatchConstraints: everywhere, ReinvocationPolicy: "Never", Mutations: []admissionregistrationv1.Mutation{
+			{PatchType: "ApplyConfiguration", ApplyConfiguration: &admissionregistrationv1.ApplyConfiguration{Expression: `Object{spec: Object.spec{masts: [Object.spec.masts{name: "main"}]}}`}},
+			{PatchType: "JSONPatch", JSONPatch: &admissionregistrationv1.JSONPatch{Expression: `[JSONPatch{op: "add", path: "/spec/never", value: "sink"}]`}}}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.client.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Create(ctx, &admissionregistrationv1.MutatingAdmissionPolicyBinding{ObjectMeta: meta,
+		Spec: admissionregistrationv1.MutatingAdmissionPolicyBindingSpec{PolicyName: "masts"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func(ctx context.Context) (bool, error) {
+		b, err := client.Create(ctx, object(t, `{apiVersion: sea.example.com/v1, kind: Boat, metadata: {name: dry}, spec: {color: red, masts: [{name: fore, height: 1}]}}`), metav1.CreateOptions{DryRun: []string{"All"}})
+		if err != nil {
+			return false, err
+		}
+		return fmt.Sprint(b.Object["spec"]) == "map[color:red length:7 masts:[map[height:1 name:fore] map[height:3 name:main]] never:sink]", nil
+	})
+	everywhere.ResourceRules[0].Operations = []admissionregistrationv1.OperationType{"DELETE"}
+	held := p.space(t, "held")
+	p.validate(t, held, admissionregistrationv1.ValidatingAdmissionPolicySpec{MatchConstraints: everywhere, Validations: rules("object == null && oldObject.spec.color != 'red'")})
+	boats := p.of("sea.example.com", "v1", "boats", held)
+	for name, color := range map[string]string{"r": "red", "b": "blue"} {
+		if _, err := boats.Create(ctx, object(t, `{apiVersion: sea.example.com/v1, kind: Boat, metadata: {name: `+name+`}, spec: {color: `+color+`}}`), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, func(ctx context.Context) (bool, error) {
+		err := boats.Delete(ctx, "r", metav1.DeleteOptions{DryRun: []string{"All"}})
+		return err != nil && strings.HasSuffix(err.Error(), "failed expression: object == null && oldObject.spec.color != 'red'"), nil
+	})
+	if err := boats.Delete(ctx, "b", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A policy sees what a client asks for, be it a part of an object, an action or another version.
+func TestPoliciesOfSubresources(t *testing.T) {
+	t.Parallel()
+	p := startPoliced(t)
+	ctx := limited(t)
+	space := p.space(t, "parts")
+	m := about("apps", "deployments/scale")
+	m.ResourceRules = append(m.ResourceRules, about("", "serviceaccounts/token").ResourceRules...)
+	m.ResourceRules = append(m.ResourceRules, about("autoscaling", "horizontalpodautoscalers").ResourceRules...)
+	m.ResourceRules[2].APIVersions = []string{"v1"}
+	p.validate(t, space, admissionregistrationv1.ValidatingAdmissionPolicySpec{MatchConstraints: m, Validations: []admissionregistrationv1.Validation{
+		{Expression: "object.kind != 'Scale' || object.spec.replicas - oldObject.spec.replicas <= 1", Message: "one at a time"},
+		{Expression: "object.kind != 'TokenRequest' || request.subResource == 'token' && object.spec.expirationSeconds <= 3600", Message: "not so long"},
+		{Expression: "object.kind != 'HorizontalPodAutoscaler' || object.apiVersion == 'autoscaling/v1' && request.requestKind.version == 'v2' && object.spec.targetCPUUtilizationPercentage < 90", Message: "not so hot"},
+	}})
+	labels := map[string]string{"app": "x"}
+	if _, err := p.client.AppsV1().Deployments(space).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "d"}, Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "c"}}}}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	scale := func(replicas int32) error {
+		_, err := p.client.AppsV1().Deployments(space).UpdateScale(ctx, "d", &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Name: "d", Namespace: space}, Spec: autoscalingv1.ScaleSpec{Replicas: replicas}}, metav1.UpdateOptions{DryRun: []string{"All"}})
+		return err
+	}
+	eventually(t, func(context.Context) (bool, error) {
+		err := scale(3)
+		return err != nil && strings.HasSuffix(err.Error(), "denied request: one at a time"), nil
+	})
+	if err := scale(2); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.client.CoreV1().ServiceAccounts(space).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "s"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for seconds, want := range map[int64]string{3600: "", 7200: "denied request: not so long"} {
+		_, err := p.client.CoreV1().ServiceAccounts(space).CreateToken(ctx, "s", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+		if got := fmt.Sprint(err); !strings.HasSuffix(got, want) || want == "" && err != nil {
+			t.Errorf("%d: %v", seconds, err)
+		}
+	}
+	for percent, want := range map[int32]string{50: "", 95: "denied request: not so hot"} {
+		_, err := p.client.AutoscalingV2().HorizontalPodAutoscalers(space).Create(ctx, &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: "h"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{Kind: "Deployment", Name: "d", APIVersion: "apps/v1"}, MaxReplicas: 3,
+			Metrics: []autoscalingv2.MetricSpec{{Type: "Resource", Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu", Target: autoscalingv2.MetricTarget{Type: "Utilization", AverageUtilization: &percent}}}},
+		}}, metav1.CreateOptions{DryRun: []string{"All"}})
+		if got := fmt.Sprint(err); !strings.HasSuffix(got, want) || want == "" && err != nil {
+			t.Errorf("%d: %v", percent, err)
+		}
 	}
 }
 

@@ -89,8 +89,9 @@ func New(config Config) (*Chain, error) {
 		{name: "CertificateSubjectRestriction", validate: validateCertificateSubject},
 		{name: "DefaultIngressClass", mutate: (&ingressClassPlugin{config.Objects}).mutate},
 		{name: "PodTopologyLabels", mutate: (&topologyLabelsPlugin{config.Objects}).mutate},
-		// Kubernetes checks this in the registry of roles and bindings.
+		// Kubernetes checks these in the registries of what they guard.
 		{name: "RBACEscalation", validate: config.Authorizer.GuardRoles},
+		{name: "PolicyParams", validate: (&policyParamsPlugin{config.Objects, config.Authorizer, config.Catalogue}).validate},
 	}}, nil
 }
 
