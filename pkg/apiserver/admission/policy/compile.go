@@ -102,6 +102,8 @@ func compileMutating(p *v1.MutatingAdmissionPolicy) (*compiled, error) {
 	for _, m := range p.Spec.Mutations {
 		out.mutation.patchers = append(out.mutation.patchers, c.patcher(m))
 	}
+	// What is needed of it are the variables; the rest is half a megabyte.
+	c.compiler.Compiler, c.compiler.ConditionCompiler, c.compiler.MutatingCompiler = nil, nil, nil
 	return out, nil
 }
 
