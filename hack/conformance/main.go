@@ -1,29 +1,31 @@
 // Command conformance runs Kubernetes' own end-to-end tests, which the person who runs it
 // supplies as a binary, against a fresh local cluster, and prints the score by work
-// package: which of the 446 conformance tests of 1.36 pass (tests.txt).
+// package: which of the 446 conformance tests of 1.36 pass (tests.txt). It fails unless
+// all that were asked for do.
 package main
 
 import (
-	_ "embed"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 )
-
-//go:embed tests.txt
-var list string
 
 func main() {
 	o := options{}
 	flag.StringVar(&o.e2e, "e2e", "", "the e2e.test binary of Kubernetes")
+	flag.StringVar(&o.kubectl, "kubectl", "kubectl", "the kubectl whose commands are tested")
 	flag.StringVar(&o.images, "images", "", "directory of image archives (*.tar) to load into the nodes")
 	flag.StringVar(&o.packages, "package", "", "work packages to run, separated by commas; empty is all")
+	flag.StringVar(&o.test, "test", "", "of those only the tests whose names match this expression")
+	flag.StringVar(&o.report, "report", "", "directory to keep reports, logs of failures and the score of all runs in")
 	flag.StringVar(&o.cluster, "cluster", "conformance", "name of the cluster, which is made and deleted")
 	flag.BoolVar(&o.keep, "keep", false, "keep the cluster")
 	flag.StringVar(&o.ctl, "ctl", "bin/ctl", "the ctl to make it with")
@@ -35,90 +37,89 @@ func main() {
 }
 
 type options struct {
-	e2e, images, packages, cluster, ctl string
-	keep                                bool
+	e2e, kubectl, images, packages, test, report, cluster, ctl string
+	keep                                                       bool
 }
 
-// test is one of the suite's, by its name without tags.
-type test struct{ pkg, name string }
-
-// spec is what ginkgo's report says of one.
-type spec struct {
-	ContainerHierarchyTexts []string
-	LeafNodeText            string
-	State                   string
-	Failure                 struct{ Message string }
-}
-
-func (s spec) full() string {
-	return strings.Join(append(s.ContainerHierarchyTexts, s.LeafNodeText), " ")
-}
-
-var tags = regexp.MustCompile(`\[[^\]]*\]`)
-
-// plain is a name as tests.txt has it.
-func (s spec) plain() string {
-	return strings.Join(strings.Fields(tags.ReplaceAllString(s.full(), " ")), " ")
-}
+var errFailed = errors.New("not all tests passed")
 
 func (o options) run() error {
 	if o.e2e == "" {
 		return fmt.Errorf("--e2e is needed: an e2e.test of Kubernetes 1.36")
 	}
-	tests, err := o.wanted()
+	packages, err := wanted(o.packages, o.test)
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "skiff-conformance-")
+	temporary, err := os.MkdirTemp("", "skiff-conformance-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	kubeconfig := filepath.Join(dir, "kubeconfig")
-	os.Setenv("KUBECONFIG", kubeconfig)
-
-	known, err := o.ginkgo(filepath.Join(dir, "known.json"), "--ginkgo.dry-run", `--ginkgo.focus=\[Conformance\]`)
+	defer os.RemoveAll(temporary)
+	o.report = cmp.Or(o.report, temporary)
+	if err := os.MkdirAll(o.report, 0o755); err != nil {
+		return err
+	}
+	// The list of names is for the expression by which ginkgo is told what to run: it
+	// matches whole names, tags included, which tests.txt leaves out.
+	known, err := o.ginkgo(os.Stderr, filepath.Join(temporary, "known.json"), "--ginkgo.dry-run", `--ginkgo.focus=\[Conformance\]`)
 	if err != nil {
 		return fmt.Errorf("list the tests of %s: %w", o.e2e, err)
 	}
-	byName := map[string]spec{}
-	for _, s := range known {
-		byName[s.plain()] = s
-	}
-	var focus []string
-	for _, t := range tests {
-		if s, found := byName[t.name]; found {
-			focus = append(focus, regexp.QuoteMeta(s.full()))
-		}
-	}
+	kubeconfig := filepath.Join(temporary, "kubeconfig")
+	os.Setenv("KUBECONFIG", kubeconfig)
 	if err := o.makeCluster(); err != nil {
 		return err
 	}
 	if !o.keep {
 		defer o.command("cluster", "delete", o.cluster)
 	}
-	// A failing test makes the binary fail; what counts is its report.
-	specs, err := o.ginkgo(filepath.Join(dir, "report.json"), "--ginkgo.focus="+strings.Join(focus, "|"),
-		"--kubeconfig="+kubeconfig, "--non-blocking-taints=node-role.kubernetes.io/control-plane", "--ginkgo.v")
-	if err != nil {
-		return err
+	all := true
+	for _, p := range packages {
+		results, err := o.runPackage(p, known, kubeconfig)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		all = printScore(os.Stdout, results) && all
 	}
-	score(tests, specs)
+	if !all {
+		return errFailed
+	}
 	return nil
 }
 
-func (o options) wanted() ([]test, error) {
-	var tests []test
-	for line := range strings.Lines(list) {
-		pkg, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
-		if o.packages == "" || slices.Contains(strings.Split(o.packages, ","), pkg) {
-			tests = append(tests, test{pkg, name})
+// runPackage runs the tests of a package. What it leaves in the report directory takes
+// the place of what an earlier run left there, unless only some of the tests were asked
+// for: those are logged, but change no score.
+func (o options) runPackage(p workPackage, known map[string]spec, kubeconfig string) ([]result, error) {
+	var focus []string
+	for _, name := range p.tests {
+		if s, found := known[name]; found {
+			focus = append(focus, regexp.QuoteMeta(s.full()))
 		}
 	}
-	if len(tests) == 0 {
-		return nil, fmt.Errorf("--package %s: there is none of that name", o.packages)
+	if len(focus) == 0 {
+		return p.results(nil), nil
 	}
-	return tests, nil
+	name := p.name
+	if o.test != "" {
+		name += "-part"
+	}
+	log, err := os.Create(filepath.Join(o.report, name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	specs, err := o.ginkgo(log, filepath.Join(o.report, name+".json"), "--ginkgo.focus="+strings.Join(focus, "|"), "--ginkgo.v",
+		"--kubeconfig="+kubeconfig, "--kubectl-path="+o.kubectl, "--non-blocking-taints=node-role.kubernetes.io/control-plane")
+	if err != nil {
+		return nil, err
+	}
+	results := p.results(specs)
+	if err := keepFailures(filepath.Join(o.report, name), results); err != nil {
+		return nil, err
+	}
+	return results, writeScore(o.report)
 }
 
 func (o options) makeCluster() error {
@@ -144,55 +145,40 @@ func (o options) command(args ...string) error {
 	return c.Run()
 }
 
-// ginkgo runs the binary and reads its report, which is there even when tests fail.
-func (o options) ginkgo(report string, args ...string) ([]spec, error) {
-	c := exec.Command(o.e2e, append([]string{"--provider=skeleton", "--ginkgo.no-color", "--ginkgo.json-report=" + report}, args...)...)
-	c.Stdout, c.Stderr = os.Stderr, os.Stderr
-	failed := c.Run()
-	data, err := os.ReadFile(report)
-	if err != nil {
-		return nil, fmt.Errorf("no report (%w): %w", err, failed)
-	}
-	var suites []struct{ SpecReports []spec }
-	if err := json.Unmarshal(data, &suites); err != nil {
+// ginkgo runs the binary and reads its report, which is there even when tests fail: that
+// the binary fails then says nothing more.
+func (o options) ginkgo(log io.Writer, report string, args ...string) (map[string]spec, error) {
+	if err := os.RemoveAll(report); err != nil {
 		return nil, err
 	}
-	var specs []spec
-	for _, s := range suites {
-		specs = append(specs, s.SpecReports...)
+	c := exec.Command(o.e2e, append([]string{"--provider=skeleton", "--ginkgo.no-color", "--ginkgo.json-report=" + report}, args...)...)
+	c.Stdout, c.Stderr = log, log
+	failed := c.Run()
+	specs, err := readReport(report)
+	if err != nil {
+		return nil, errors.Join(failed, err)
 	}
 	return specs, nil
 }
 
-// score prints how many tests of each package passed, and those that didn't.
-func score(tests []test, specs []spec) {
-	states := map[string]spec{}
-	for _, s := range specs {
-		states[s.plain()] = s
+// readReport is what ginkgo's report says of each test, by its plain name.
+func readReport(file string) (map[string]spec, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
 	}
-	var packages []string
-	passed, total := map[string]int{}, map[string]int{}
-	for _, t := range tests {
-		if total[t.pkg]++; total[t.pkg] == 1 {
-			packages = append(packages, t.pkg)
-		}
-		if states[t.name].State == "passed" {
-			passed[t.pkg]++
-		}
+	var suites []struct{ SpecReports []spec }
+	if err := json.Unmarshal(data, &suites); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	sum := 0
-	for _, p := range packages {
-		fmt.Printf("%-4s %3d of %3d\n", p, passed[p], total[p])
-		sum += passed[p]
-	}
-	fmt.Printf("%-4s %3d of %3d\n", "all", sum, len(tests))
-	for _, t := range tests {
-		switch s, ran := states[t.name]; {
-		case !ran:
-			fmt.Printf("%s: %s: not in this binary\n", t.pkg, t.name)
-		case s.State != "passed":
-			message, _, _ := strings.Cut(strings.TrimSpace(s.Failure.Message), "\n")
-			fmt.Printf("%s: %s: %s: %s\n", t.pkg, t.name, s.State, message)
+	specs := map[string]spec{}
+	for _, suite := range suites {
+		for _, s := range suite.SpecReports {
+			// A run lists the tests that it left out as skipped.
+			if _, found := specs[s.plain()]; !found || s.State != "skipped" {
+				specs[s.plain()] = s
+			}
 		}
 	}
+	return specs, nil
 }
