@@ -3,6 +3,7 @@ package apiserver_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gorilla/websocket"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -20,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -226,6 +229,19 @@ func TestLogs(t *testing.T) {
 	if err != nil || got != "/containerLogs/default/p/c?follow=true&stream=All&tailLines=3" {
 		t.Errorf("%v %s", err, got)
 	}
+	for protocol, kind := range map[string]int{"": websocket.BinaryMessage, "binary.k8s.io": websocket.BinaryMessage, "base64.binary.k8s.io": websocket.TextMessage} {
+		got, text := logOverWebSocket(t, i, "/api/v1/namespaces/default/pods/p/log?container=c", protocol)
+		if protocol == "base64.binary.k8s.io" {
+			plain, err := base64.StdEncoding.DecodeString(got)
+			if err != nil {
+				t.Errorf("%s: %v", protocol, err)
+			}
+			got = string(plain)
+		}
+		if text != kind || got != "/containerLogs/default/p/c?stream=All" {
+			t.Errorf("%s: messages of type %d, want %d: %s", protocol, text, kind, got)
+		}
+	}
 	for _, c := range []struct {
 		query string
 		code  int
@@ -241,6 +257,39 @@ func TestLogs(t *testing.T) {
 		if code != c.code || !strings.Contains(string(body), c.want) {
 			t.Errorf("%d %s\nwant %d %s", code, body, c.code, c.want)
 		}
+	}
+}
+
+// logOverWebSocket is all that comes, and in messages of which type.
+func logOverWebSocket(t *testing.T, i *instance, path, protocol string) (string, int) {
+	t.Helper()
+	tlsConfig, err := rest.TLSConfigFor(i.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialer := websocket.Dialer{TLSClientConfig: tlsConfig}
+	if protocol != "" {
+		dialer.Subprotocols = []string{protocol}
+	}
+	conn, answer, err := dialer.DialContext(limited(t), "wss"+strings.TrimPrefix(i.address, "https")+path, nil)
+	if err != nil {
+		t.Fatalf("%v %+v", err, answer)
+	}
+	defer conn.Close()
+	if conn.Subprotocol() != protocol {
+		t.Errorf("protocol %q, want %q", conn.Subprotocol(), protocol)
+	}
+	var all []byte
+	kind := 0
+	for {
+		k, message, err := conn.ReadMessage()
+		if websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+			return string(all), kind
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, kind = append(all, message...), k
 	}
 }
 

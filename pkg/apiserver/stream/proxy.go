@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/gorilla/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/proxy"
@@ -44,9 +45,11 @@ func (fail responder) Error(_ http.ResponseWriter, r *http.Request, err error) {
 const maxRefusal = 2000
 
 // Copy answers with what a GET of the target returns: a container's log. With flush, each piece goes
-// out as it comes.
+// out as it comes, as it does for a WebSocket.
 func Copy(w http.ResponseWriter, r *http.Request, t Target, flush bool, resource schema.GroupResource, name string) error {
-	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, t.Location.String(), nil)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.Location.String(), nil)
 	if err != nil {
 		return err
 	}
@@ -68,6 +71,10 @@ func Copy(w http.ResponseWriter, r *http.Request, t Target, flush bool, resource
 	defer answer.Body.Close()
 	if answer.StatusCode < http.StatusOK || answer.StatusCode > http.StatusPartialContent {
 		return refusal(answer, resource, name)
+	}
+	if websocket.IsWebSocketUpgrade(r) {
+		copyToSocket(w, r, answer.Body, cancel)
+		return nil
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(http.StatusOK)
