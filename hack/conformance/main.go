@@ -11,11 +11,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
+	"sync"
 )
 
 func main() {
@@ -27,6 +28,7 @@ func main() {
 	flag.StringVar(&o.test, "test", "", "of those only the tests whose names match this expression")
 	flag.StringVar(&o.report, "report", "", "directory to keep reports, logs of failures and the score of all runs in")
 	flag.StringVar(&o.cluster, "cluster", "conformance", "name of the cluster, which is made and deleted")
+	flag.IntVar(&o.parallel, "parallel", 1, "how many tests run at a time, of those that may")
 	flag.BoolVar(&o.keep, "keep", false, "keep the cluster")
 	flag.StringVar(&o.ctl, "ctl", "bin/ctl", "the ctl to make it with")
 	flag.Parse()
@@ -38,6 +40,7 @@ func main() {
 
 type options struct {
 	e2e, kubectl, images, packages, test, report, cluster, ctl string
+	parallel                                                   int
 	keep                                                       bool
 }
 
@@ -92,34 +95,53 @@ func (o options) run() error {
 // the place of what an earlier run left there, unless only some of the tests were asked
 // for: those are logged, but change no score.
 func (o options) runPackage(p workPackage, known map[string]spec, kubeconfig string) ([]result, error) {
-	var focus []string
-	for _, name := range p.tests {
-		if s, found := known[name]; found {
-			focus = append(focus, regexp.QuoteMeta(s.full()))
-		}
-	}
-	if len(focus) == 0 {
-		return p.results(nil), nil
-	}
 	name := p.name
 	if o.test != "" {
 		name += "-part"
 	}
-	log, err := os.Create(filepath.Join(o.report, name+".log"))
-	if err != nil {
-		return nil, err
+	together, alone := p.shards(known, o.parallel)
+	specs := map[string]spec{}
+	var (
+		mu       sync.Mutex
+		failures []error
+		group    sync.WaitGroup
+	)
+	run := func(tests []string, number int) {
+		ran, err := o.runTests(tests, filepath.Join(o.report, fmt.Sprintf("%s.%d.log", name, number)), kubeconfig)
+		mu.Lock()
+		defer mu.Unlock()
+		maps.Copy(specs, ran)
+		failures = append(failures, err)
 	}
-	defer log.Close()
-	specs, err := o.ginkgo(log, filepath.Join(o.report, name+".json"), "--ginkgo.focus="+strings.Join(focus, "|"), "--ginkgo.v",
-		"--kubeconfig="+kubeconfig, "--kubectl-path="+o.kubectl, "--non-blocking-taints=node-role.kubernetes.io/control-plane")
-	if err != nil {
+	for i, tests := range together {
+		group.Go(func() { run(tests, i+1) })
+	}
+	group.Wait()
+	if len(alone) > 0 {
+		run(alone, len(together)+1)
+	}
+	if err := errors.Join(failures...); err != nil {
 		return nil, err
 	}
 	results := p.results(specs)
-	if err := keepFailures(filepath.Join(o.report, name), results); err != nil {
+	if err := keep(filepath.Join(o.report, name), results); err != nil {
 		return nil, err
 	}
 	return results, writeScore(o.report)
+}
+
+// runTests is one process of the binary. Its report lists all the tests that it left out,
+// too, and is not kept.
+func (o options) runTests(tests []string, log, kubeconfig string) (map[string]spec, error) {
+	w, err := os.Create(log)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	report := log + ".json"
+	defer os.Remove(report)
+	return o.ginkgo(w, report, "--ginkgo.focus="+strings.Join(tests, "|"), "--ginkgo.v", "--kubeconfig="+kubeconfig,
+		"--kubectl-path="+o.kubectl, "--non-blocking-taints=node-role.kubernetes.io/control-plane")
 }
 
 func (o options) makeCluster() error {
@@ -174,8 +196,8 @@ func readReport(file string) (map[string]spec, error) {
 	specs := map[string]spec{}
 	for _, suite := range suites {
 		for _, s := range suite.SpecReports {
-			// A run lists the tests that it left out as skipped.
-			if _, found := specs[s.plain()]; !found || s.State != "skipped" {
+			// A test that was left out is listed as skipped, like one that skips itself; those say why.
+			if s.State != "skipped" || s.Failure.Message != "" {
 				specs[s.plain()] = s
 			}
 		}

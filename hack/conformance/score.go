@@ -2,11 +2,13 @@ package main
 
 import (
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -101,6 +103,25 @@ func (p workPackage) results(specs map[string]spec) []result {
 	return results
 }
 
+// shards deals the tests out to n processes, as expressions that match whole names, tags
+// included; those that want the cluster for themselves are alone.
+func (p workPackage) shards(known map[string]spec, n int) (together [][]string, alone []string) {
+	together = make([][]string, max(n, 1))
+	next := 0
+	for _, name := range p.tests {
+		s, found := known[name]
+		switch expression := regexp.QuoteMeta(s.full()); {
+		case !found:
+		case strings.Contains(s.full(), "[Serial]"):
+			alone = append(alone, expression)
+		default:
+			together[next%len(together)] = append(together[next%len(together)], expression)
+			next++
+		}
+	}
+	return slices.DeleteFunc(together, func(s []string) bool { return len(s) == 0 }), alone
+}
+
 func (r result) passed() bool { return r.State == "passed" }
 
 // why is the first line of what a test says about its failure.
@@ -128,17 +149,19 @@ func printScore(w io.Writer, results []result) bool {
 	return len(failed) == 0
 }
 
-// keepFailures writes a file per failure into a directory of its own.
-func keepFailures(dir string, results []result) error {
+// keep writes the results to dir.json, and a file per failure into the directory.
+func keep(dir string, results []result) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	specs := map[string]spec{}
 	for i, r := range results {
+		specs[r.name] = r.spec
 		if r.passed() {
 			continue
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
 		}
 		text := fmt.Sprintf("%s\n%s\n%s:%d\n%s\n\n%s", r.full(), r.State, r.Failure.Location.FileName,
 			r.Failure.Location.LineNumber, r.Failure.Message, r.CapturedGinkgoWriterOutput)
@@ -146,7 +169,11 @@ func keepFailures(dir string, results []result) error {
 			return err
 		}
 	}
-	return nil
+	data, err := json.Marshal(specs)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(dir+".json", data, 0o644)
 }
 
 // writeScore writes the score of all packages whose reports the directory holds, as a
@@ -160,13 +187,17 @@ func writeScore(dir string) error {
 	passed, total := 0, 0
 	for _, p := range packages {
 		total += len(p.tests)
-		specs, err := readReport(filepath.Join(dir, p.name+".json"))
+		data, err := os.ReadFile(filepath.Join(dir, p.name+".json"))
 		if os.IsNotExist(err) {
 			fmt.Fprintf(&table, "| %s | not run | %d |\n", p.name, len(p.tests))
 			continue
 		}
 		if err != nil {
 			return err
+		}
+		var specs map[string]spec
+		if err := json.Unmarshal(data, &specs); err != nil {
+			return fmt.Errorf("%s.json: %w", p.name, err)
 		}
 		of := 0
 		for _, r := range p.results(specs) {

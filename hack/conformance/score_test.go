@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,45 +42,70 @@ func TestWanted(t *testing.T) {
 // TestScore: tests count by their plain names, and what didn't run didn't pass.
 func TestScore(t *testing.T) {
 	dir := t.TempDir()
+	const name = "Aggregator Should be able to support the 1.17 Sample API Server using the current Aggregator"
 	report := `[{"SpecReports": [
+		{"ContainerHierarchyTexts": ["[sig-x] Other"], "LeafNodeText": "left out", "State": "skipped"},
+		{"ContainerHierarchyTexts": ["[sig-x] Other"], "LeafNodeText": "needs more", "State": "skipped", "Failure": {"Message": "needs two zones"}},
 		{"ContainerHierarchyTexts": ["[sig-x] Aggregator"], "LeafNodeText": "Should be able to support the 1.17 Sample API Server using the current Aggregator [Conformance]",
 		 "State": "failed", "Failure": {"Message": "no such host\nand more"}, "CapturedGinkgoWriterOutput": "STEP: one"}]}]`
-	if err := os.WriteFile(filepath.Join(dir, "H2.json"), []byte(report), 0o644); err != nil {
+	file := filepath.Join(dir, "raw")
+	if err := os.WriteFile(file, []byte(report), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeScore(dir); err != nil {
-		t.Fatal(err)
-	}
-	score, err := os.ReadFile(filepath.Join(dir, "score.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"| A0 | not run | 67 |", "| H2 | 0 | 1 |", "| all | 0 | 446 |",
-		"- H2: Aggregator Should be able to support the 1.17 Sample API Server using the current Aggregator: failed: no such host\n"} {
-		if !strings.Contains(string(score), want) {
-			t.Errorf("the score lacks %q:\n%s", want, score)
-		}
-	}
-	specs, err := readReport(filepath.Join(dir, "H2.json"))
-	if err != nil {
-		t.Fatal(err)
+	specs, err := readReport(file)
+	if err != nil || len(specs) != 2 || specs["Other needs more"].Failure.Message != "needs two zones" {
+		t.Fatalf("%v %v", specs, err)
 	}
 	packages, err := wanted("H2", "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	results := packages[0].results(specs)
-	if err := keepFailures(filepath.Join(dir, "H2"), results); err != nil {
+	if err := keep(filepath.Join(dir, "H2"), results); err != nil {
 		t.Fatal(err)
 	}
-	if log, err := os.ReadFile(filepath.Join(dir, "H2", "01.log")); err != nil || !strings.Contains(string(log), "STEP: one") {
-		t.Errorf("the log of the failure: %s, %v", log, err)
+	if err := writeScore(dir); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string][]string{
+		"score.md":  {"| A0 | not run | 67 |", "| H2 | 0 | 1 |", "| all | 0 | 446 |", "- H2: " + name + ": failed: no such host\n"},
+		"H2/01.log": {"[sig-x] Aggregator", "no such host\nand more", "STEP: one"},
+	} {
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want {
+			if !strings.Contains(string(text), w) {
+				t.Errorf("%s lacks %q:\n%s", file, w, text)
+			}
+		}
 	}
 	var out strings.Builder
 	if printScore(&out, results) {
 		t.Error("a failure counts as success")
 	}
-	if out.String() != "H2     0 of   1\n     "+results[0].name+"\n          failed: no such host\n" {
+	if want := "H2     0 of   1\n     " + name + "\n          failed: no such host\n"; out.String() != want {
 		t.Errorf("printed: %q", out.String())
+	}
+}
+
+// TestShards: each test is run once, and one that wants the cluster for itself after the others.
+func TestShards(t *testing.T) {
+	p := workPackage{tests: []string{"a", "b", "alone", "c", "missing"}}
+	known := map[string]spec{}
+	for plain, leaf := range map[string]string{"a": "a [x]", "b": "b", "c": "c", "alone": "alone [Serial]"} {
+		known[plain] = spec{LeafNodeText: leaf}
+	}
+	for n, want := range map[int]string{
+		1: `[["a \\[x\\]" "b" "c"]]`, 2: `[["a \\[x\\]" "c"] ["b"]]`, 9: `[["a \\[x\\]"] ["b"] ["c"]]`,
+	} {
+		together, alone := p.shards(known, n)
+		if got := fmt.Sprintf("%q", together); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+		if got := fmt.Sprintf("%q", alone); got != `["alone \\[Serial\\]"]` {
+			t.Errorf("%d: alone %s", n, got)
+		}
 	}
 }
