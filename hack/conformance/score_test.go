@@ -20,6 +20,9 @@ func TestWanted(t *testing.T) {
 				t.Errorf("%s: twice in the list", name)
 			}
 			seen[name] = true
+			if name != strings.Join(strings.Fields(name), " ") {
+				t.Errorf("%q: spaces that no plain name has", name)
+			}
 		}
 		total += len(p.tests)
 	}
