@@ -47,8 +47,11 @@ func (a *Agent) place(pod *v1.Pod, node *v1.Node) *Outcome {
 	defer a.mu.Unlock()
 	if node != nil {
 		others := slices.Collect(maps.Values(a.used))
-		if reasons := placement.Check(pod, node, others, placement.Admission); len(reasons) > 0 {
-			return rejection(reasons[0])
+		for _, r := range placement.Check(pod, node, others, placement.Admission) {
+			// An extended resource that the node doesn't list is counted elsewhere, for the cluster as a whole.
+			if _, listed := node.Status.Allocatable[r.Resource]; listed || !extended(r.Resource) {
+				return rejection(r)
+			}
 		}
 	}
 	a.used[pod.UID] = pod
@@ -105,13 +108,6 @@ func unsupported(pod *v1.Pod, appArmor bool) *Outcome {
 	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
 			c := &list[i]
-			for _, resources := range []v1.ResourceList{c.Resources.Limits, c.Resources.Requests} {
-				for name := range resources {
-					if extended(name) {
-						return refuse("UnexpectedAdmissionError", "Allocate failed due to no devices of %s, which is unexpected", name)
-					}
-				}
-			}
 			if len(c.VolumeDevices) > 0 {
 				return refuse("VolumeDevicesNotSupported", "block devices of container %s are not supported by this node", c.Name)
 			}
@@ -123,13 +119,10 @@ func unsupported(pod *v1.Pod, appArmor bool) *Outcome {
 	return nil
 }
 
-// extended says whether a resource is one that some device plugin would have to provide.
+// extended says whether a resource has a domain that isn't Kubernetes'. There are no
+// device plugins here: such a resource is a number that somebody wrote into the node's status.
 func extended(name v1.ResourceName) bool {
-	switch name {
-	case v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage:
-		return false
-	}
-	return true
+	return strings.Contains(string(name), "/") && !strings.Contains(string(name), v1.ResourceDefaultNamespacePrefix)
 }
 
 func wantsAppArmor(pod *v1.Pod) bool {

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	goruntime "runtime"
 	"slices"
@@ -265,20 +266,17 @@ func sameNodeStatus(a, b *v1.NodeStatus) bool {
 // status is the node as it is now.
 func (n *node) status(ctx context.Context, object *v1.Node, now time.Time) v1.NodeStatus {
 	a := n.agent
+	var before v1.NodeStatus
+	if object != nil {
+		before = object.Status
+	}
 	s := v1.NodeStatus{
-		Capacity: n.capacity(), DaemonEndpoints: v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: int32(a.cfg.Server.Port)}},
+		VolumesAttached: before.VolumesAttached, VolumesInUse: before.VolumesInUse, DaemonEndpoints: v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: int32(a.cfg.Server.Port)}},
 		Features: &v1.NodeFeatures{SupplementalGroupsPolicy: ptr(true)},
 		RuntimeHandlers: []v1.NodeRuntimeHandler{
 			{Name: "", Features: &v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: ptr(true), UserNamespaces: ptr(false)}}},
 	}
-	s.Allocatable = v1.ResourceList{}
-	for name, quantity := range s.Capacity {
-		left := quantity.DeepCopy()
-		if reserved, ok := n.cfg.Reserved[name]; ok {
-			left.Sub(reserved)
-		}
-		s.Allocatable[name] = left
-	}
+	s.Capacity, s.Allocatable = resources(n.capacity(), before.Capacity, n.cfg.Reserved)
 	for _, ip := range a.hostIPs() {
 		s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
 	}
@@ -289,12 +287,27 @@ func (n *node) status(ctx context.Context, object *v1.Node, now time.Time) v1.No
 	if a.cfg.Network != nil {
 		problem = a.cfg.Network.Ready()
 	}
-	var old []v1.NodeCondition
-	if object != nil {
-		old = object.Status.Conditions
-	}
-	s.Conditions = nodeConditions(old, problem, pressure(a.cfg.RootDir), now)
+	s.Conditions = nodeConditions(before.Conditions, problem, pressure(a.cfg.RootDir), now)
 	return s
+}
+
+// resources are what a node has, and what of that pods may take. Extended resources are listed by
+// others, who alone know of them, and stay as they are.
+func resources(own, listed, reserved v1.ResourceList) (capacity, allocatable v1.ResourceList) {
+	capacity, allocatable = maps.Clone(own), v1.ResourceList{}
+	for name, quantity := range listed {
+		if extended(name) {
+			capacity[name] = quantity
+		}
+	}
+	for name, quantity := range capacity {
+		left := quantity.DeepCopy()
+		if held, ok := reserved[name]; ok {
+			left.Sub(held)
+		}
+		allocatable[name] = left
+	}
+	return capacity, allocatable
 }
 
 // pressures are what a node can be short of.

@@ -205,7 +205,6 @@ func TestUnsupported(t *testing.T) {
 		"PodOSNotSupported":          {OS: &v1.PodOS{Name: v1.Windows}},
 		"UserNamespacesNotSupported": {HostUsers: ptr(false)},
 		"SysctlForbidden":            {SecurityContext: &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "kernel.msgmax", Value: "1"}}}},
-		"UnexpectedAdmissionError":   {Containers: []v1.Container{{Resources: v1.ResourceRequirements{Limits: amounts("example.com/gpu")}}}},
 		"AppArmor":                   {SecurityContext: &v1.PodSecurityContext{AppArmorProfile: &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeLocalhost}}},
 		"":                           {SecurityContext: &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net.ipv4.ip_local_port_range", Value: "1024 65535"}}}},
 	} {
