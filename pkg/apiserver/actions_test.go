@@ -293,6 +293,26 @@ func logOverWebSocket(t *testing.T, i *instance, path, protocol string) (string,
 	}
 }
 
+// TestProxyMethods: whatever the method is, it is for what is behind the proxy. Here that is a pod that
+// has no address, which is the last that is looked at before the request is passed on.
+func TestProxyMethods(t *testing.T) {
+	i := start(t)
+	makePod(t, typed(t, i, "application/json"), "p")
+	for _, c := range []struct {
+		method, path string
+		code         int
+	}{
+		{"GET", "/proxy/path", 400}, {"HEAD", "/proxy/path", 400}, {"POST", "/proxy", 400}, {"PUT", "/proxy/", 400}, {"PATCH", "/proxy", 400},
+		{"DELETE", "/proxy", 400}, {"OPTIONS", "/proxy", 400}, {"OPTIONS", "/proxy/path", 400}, {"TRACE", "/proxy", 405},
+		{"OPTIONS", "", 405}, {"OPTIONS", "/log", 405},
+	} {
+		code, _, body := raw(t, i, c.method, "/api/v1/namespaces/default/pods/p"+c.path, "", "")
+		if code != c.code || code == 400 && c.method != "HEAD" && !strings.Contains(string(body), "address not allowed") {
+			t.Errorf("%s %s: %d %s, want %d", c.method, c.path, code, body, c.code)
+		}
+	}
+}
+
 func TestExec(t *testing.T) {
 	i := start(t, func(c *apiserver.Config) {})
 	client := typed(t, i, "application/json")

@@ -258,8 +258,10 @@ func (s *server) find(r *http.Request, info *request.Info) (*call, error) {
 	if named && kind.Namespaced && info.Namespace == "" {
 		return nil, notFoundPath()
 	}
+	// What is proxied may be any method; Kubernetes has no verb for OPTIONS.
+	proxied := r.Method == http.MethodOptions && info.Subresource == "proxy"
 	switch {
-	case !slices.Contains(verbs, info.Verb),
+	case !slices.Contains(verbs, info.Verb) && !proxied,
 		// One can list or watch all namespaces, not write to them.
 		kind.Namespaced && info.Namespace == "" && info.Verb != "list" && info.Verb != "watch",
 		// Names are in the body of a create and in the path of the others.
