@@ -94,8 +94,8 @@ func command() *cobra.Command {
 
 	f.DurationVar(&o.requestTimeout, "request-timeout", time.Minute, "how long a request may take that is no watch or stream")
 	f.IntVar(&o.minRequestTimeout, "min-request-timeout", 1800, "seconds that a watch without a timeout of its own lasts at least")
-	f.IntVar(&o.maxInFlight, "max-requests-inflight", 400, "reading requests served at the same time")
-	f.IntVar(&o.maxMutating, "max-mutating-requests-inflight", 200, "writing requests served at the same time")
+	f.IntVar(&o.maxInFlight, "max-requests-inflight", 400, "together with --max-mutating-requests-inflight how many requests are served at the same time; priority levels divide them")
+	f.IntVar(&o.maxMutating, "max-mutating-requests-inflight", 200, "see --max-requests-inflight")
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay-duration", 0, "how long a server that is told to stop serves on while /readyz fails, so that load balancers notice")
 	f.DurationVar(&o.drainTimeout, "shutdown-timeout", 10*time.Second, "how long running requests may take when the server stops")
 	c.AddCommand(memberCommand())
@@ -170,6 +170,9 @@ func (o *options) config() (*apiserver.Config, error) {
 	if _, err := fmt.Sscanf(o.nodePorts, "%d-%d", &ports[0], &ports[1]); err != nil || ports[0] < 1 || ports[1] > 65535 || ports[0] > ports[1] {
 		return nil, fmt.Errorf("--service-node-port-range: %q is not <first>-<last>", o.nodePorts)
 	}
+	if o.maxInFlight < 0 || o.maxMutating < 0 || o.maxInFlight+o.maxMutating == 0 {
+		return nil, errors.New("--max-requests-inflight and --max-mutating-requests-inflight must not be negative, and not both be 0")
+	}
 	advertise, err := o.advertised()
 	if err != nil {
 		return nil, err
@@ -179,7 +182,7 @@ func (o *options) config() (*apiserver.Config, error) {
 		CertFile: o.certFile, KeyFile: o.keyFile,
 		ServiceRange: prefix.Masked(), NodePorts: ports, Kubelet: o.kubelet,
 		RequestTimeout: o.requestTimeout, MinWatch: time.Duration(o.minRequestTimeout) * time.Second,
-		MaxReading: o.maxInFlight, MaxMutating: o.maxMutating, DrainTimeout: o.drainTimeout, ShutdownDelay: o.shutdownDelay,
+		Seats: o.maxInFlight + o.maxMutating, DrainTimeout: o.drainTimeout, ShutdownDelay: o.shutdownDelay,
 		Ready: func(address net.Addr) { slog.Info("serving", "address", address.String()) },
 	}, nil
 }

@@ -99,9 +99,9 @@ type Config struct {
 	// MinWatch is the least time that a watch without timeoutSeconds lasts; at most it is twice
 	// that. 0 is half an hour.
 	MinWatch time.Duration
-	// MaxReading and MaxMutating bound the requests in flight, without long-running ones;
-	// 0 is 400 and 200.
-	MaxReading, MaxMutating int
+	// Seats is how many requests run at the same time, long-running ones only while they start; priority levels divide them.
+	// 0 is 600.
+	Seats int
 	// ShutdownDelay is how long a server that is told to stop serves on, not ready, for load balancers to notice.
 	ShutdownDelay time.Duration
 	// DrainTimeout is how long running requests may take when the server stops; 0 is 10 s.

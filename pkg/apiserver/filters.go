@@ -21,9 +21,9 @@ import (
 // filters wraps what every request passes through, outermost last.
 func (s *server) filters(next http.Handler) http.Handler {
 	next = s.authorize(next)
+	next = s.fairly(next)
 	next = s.authenticate(next)
 	next = s.bound(next)
-	next = s.inFlight(next)
 	next = s.observe(next)
 	next = s.identify(next)
 	return s.survive(next)
@@ -91,37 +91,6 @@ func (w *warnings) add(text string) {
 	}
 	w.size += len(value)
 	w.header.Add("Warning", value)
-}
-
-// inFlight refuses what is too much at once. Long-running requests don't count, nor does
-// what isn't about resources: health must always answer.
-func (s *server) inFlight(next http.Handler) http.Handler {
-	reading := make(chan struct{}, s.cfg.MaxReading)
-	mutating := make(chan struct{}, s.cfg.MaxMutating)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		info := request.InfoFrom(r.Context())
-		if info.LongRunning() || !info.IsResourceRequest {
-			next.ServeHTTP(w, r)
-			return
-		}
-		slots, name := mutating, "mutating"
-		switch info.Verb {
-		case "get", "list", "watch":
-			slots, name = reading, "readOnly"
-		}
-		select {
-		case slots <- struct{}{}:
-			s.metrics.inFlight.WithLabelValues(name).Set(float64(len(slots)))
-			defer func() {
-				<-slots
-				s.metrics.inFlight.WithLabelValues(name).Set(float64(len(slots)))
-			}()
-			next.ServeHTTP(w, r)
-		default:
-			w.Header().Set("Retry-After", "1")
-			s.writeError(w, r, apierrors.NewTooManyRequests("Too many requests, please try again later.", 1))
-		}
-	})
 }
 
 // bound limits the time of what isn't long-running, to the client's ?timeout if that is less.

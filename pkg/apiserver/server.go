@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"skiff/pkg/apiserver/crd"
+	"skiff/pkg/apiserver/fair"
 	"skiff/pkg/apiserver/hookclient"
 	"skiff/pkg/apiserver/lookup"
 	"skiff/pkg/apiserver/openapi"
@@ -32,6 +33,7 @@ type server struct {
 	codec     *codec
 	managers  *patch.Managers
 	metrics   *metrics
+	flow      *fair.Keeper
 	discovery *discovery
 	openapi   *openapi.Service
 	services  *allocator
@@ -76,6 +78,7 @@ func Run(ctx context.Context, cfg Config) error {
 	group.Add("serve the API", func(ctx context.Context) error { return s.serve(ctx, listener) })
 	group.Add("keep what always exists", s.bootstrap)
 	group.Add("serve custom resources", s.runCustom)
+	group.Add("keep priorities", s.flow.Run)
 	for name, run := range cfg.Parts {
 		group.Add(name, run)
 	}
@@ -97,8 +100,7 @@ func (c *Config) complete() {
 	defaultTo(&c.RequestTimeout, 60*time.Second)
 	defaultTo(&c.MinWatch, 30*time.Minute)
 	defaultTo(&c.DrainTimeout, 10*time.Second)
-	defaultTo(&c.MaxReading, 400)
-	defaultTo(&c.MaxMutating, 200)
+	defaultTo(&c.Seats, 600)
 }
 
 func defaultTo[T comparable](v *T, value T) {
@@ -121,6 +123,8 @@ func newServer(cfg Config) *server {
 	if collector, ok := cfg.Store.(prometheus.Collector); ok {
 		s.metrics.registry.MustRegister(collector)
 	}
+	s.flow = fair.NewKeeper(cfg.Seats, lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)))
+	s.metrics.registry.MustRegister(s.flow)
 	s.discovery = &discovery{server: s}
 	s.openapi = openapi.New(openapi.Config{Catalogue: cfg.Catalogue, Types: s.managers.Types, Version: component.GitVersion})
 	s.services = newAllocator(s)

@@ -44,6 +44,10 @@ type Interface interface {
 	// that etcd has not reached is no error, its events are just waited for. The watch ends with ctx.
 	Watch(ctx context.Context, kind *api.Kind, q WatchQuery) (Watch, error)
 
+	// Count is how many objects a list of a namespace (empty: of all) would look at, but no more than limit, as far as that
+	// can be said without waiting: 0 while the resource is not cached.
+	Count(kind *api.Kind, namespace string, limit int) int
+
 	// Create stores a new object. obj's resourceVersion must be empty; the entry
 	// returned holds the stored object.
 	Create(ctx context.Context, kind *api.Kind, key Key, obj api.Object, w Write) (*Entry, error)
@@ -139,6 +143,8 @@ type WatchQuery struct {
 	// bookmark with the annotation k8s.io/initial-events-end. nil: not asked.
 	SendInitialEvents *bool
 	Bookmarks         bool
+	// Started, if not nil, is called once by Next when the initial events (none, maybe) were taken.
+	Started func()
 }
 
 // EventType is what happened, seen through the watch's selectors.
