@@ -19,6 +19,7 @@ import (
 	"skiff/pkg/api"
 	"skiff/pkg/api/catalogue"
 	"skiff/pkg/apiserver"
+	"skiff/pkg/apiserver/audit"
 	"skiff/pkg/apiserver/stream"
 	"skiff/pkg/component"
 	"skiff/pkg/etcd"
@@ -48,6 +49,7 @@ type options struct {
 	minRequestTimeout            int
 	maxInFlight, maxMutating     int
 	eventTTL                     time.Duration
+	audit                        audit.Options
 }
 
 func command() *cobra.Command {
@@ -98,6 +100,7 @@ func command() *cobra.Command {
 	f.IntVar(&o.maxMutating, "max-mutating-requests-inflight", 200, "see --max-requests-inflight")
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay-duration", 0, "how long a server that is told to stop serves on while /readyz fails, so that load balancers notice")
 	f.DurationVar(&o.drainTimeout, "shutdown-timeout", 10*time.Second, "how long running requests may take when the server stops")
+	auditFlags(f, &o.audit)
 	c.AddCommand(memberCommand())
 	return c
 }
@@ -112,6 +115,9 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	cfg.Logger = logger
+	if cfg.Audit, err = audit.Open(o.audit); err != nil {
+		return err
+	}
 	var group component.Group
 	client, err := o.openEtcd(ctx, &group)
 	if err != nil {

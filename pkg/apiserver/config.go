@@ -11,6 +11,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/audit"
 	"skiff/pkg/apiserver/authz"
 	"skiff/pkg/apiserver/request"
 	"skiff/pkg/apiserver/stream"
@@ -79,6 +80,9 @@ type Config struct {
 	// node ports.
 	ServiceRange netip.Prefix
 	NodePorts    [2]int
+
+	// Audit is where requests are written down; nil is nowhere.
+	Audit *audit.Log
 
 	// Kubelet says how the agents of nodes are reached.
 	Kubelet stream.Config
