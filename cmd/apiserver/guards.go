@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/pflag"
 
 	"skiff/pkg/apiserver/audit"
+	"skiff/pkg/store/encryption"
 )
 
 // auditFlags are kube-apiserver's, as far as they write to a file.
@@ -15,4 +18,15 @@ func auditFlags(f *pflag.FlagSet, o *audit.Options) {
 	f.IntVar(&o.MaxBackups, "audit-log-maxbackup", 0, "how many rotated audit logs are kept; 0 is all")
 	f.IntVar(&o.MaxSize, "audit-log-maxsize", 0, "megabytes after which the audit log is rotated; 0 is 100")
 	f.BoolVar(&o.Compress, "audit-log-compress", false, "compress rotated audit logs with gzip")
+}
+
+// openEncryption returns what encrypts the objects in etcd; nil if nothing does.
+func (o *options) openEncryption() (*encryption.Provider, error) {
+	if o.encryptionFile != "" {
+		return encryption.Open(o.encryptionFile)
+	}
+	if o.encryptionReload {
+		return nil, errors.New("--encryption-provider-config-automatic-reload needs --encryption-provider-config")
+	}
+	return nil, nil
 }

@@ -50,6 +50,8 @@ type options struct {
 	maxInFlight, maxMutating     int
 	eventTTL                     time.Duration
 	audit                        audit.Options
+	encryptionFile               string
+	encryptionReload             bool
 }
 
 func command() *cobra.Command {
@@ -101,6 +103,8 @@ func command() *cobra.Command {
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay-duration", 0, "how long a server that is told to stop serves on while /readyz fails, so that load balancers notice")
 	f.DurationVar(&o.drainTimeout, "shutdown-timeout", 10*time.Second, "how long running requests may take when the server stops")
 	auditFlags(f, &o.audit)
+	f.StringVar(&o.encryptionFile, "encryption-provider-config", "", "file with the EncryptionConfiguration (apiserver.config.k8s.io/v1) by which objects are encrypted in etcd")
+	f.BoolVar(&o.encryptionReload, "encryption-provider-config-automatic-reload", false, "read the file of --encryption-provider-config again when it changes")
 	c.AddCommand(memberCommand())
 	return c
 }
@@ -118,6 +122,10 @@ func (o *options) run(ctx context.Context) error {
 	if cfg.Audit, err = audit.Open(o.audit); err != nil {
 		return err
 	}
+	encryption, err := o.openEncryption()
+	if err != nil {
+		return err
+	}
 	var group component.Group
 	client, err := o.openEtcd(ctx, &group)
 	if err != nil {
@@ -129,10 +137,17 @@ func (o *options) run(ctx context.Context) error {
 	if every == 0 {
 		every = -1
 	}
-	st := store.New(store.Config{
+	config := store.Config{
 		Client: client, CompactEvery: every, Log: logger,
 		Stored: func(k *api.Kind) *api.Kind { return rows.View().Stored(k) },
-	})
+	}
+	if encryption != nil {
+		config.Transformer = encryption.Transformer
+	}
+	st := store.New(config)
+	if o.encryptionReload {
+		group.Add("encryption", func(ctx context.Context) error { return encryption.Follow(ctx, st.Reread) })
+	}
 	cfg.Catalogue, cfg.Store, cfg.Etcd = rows, st, client
 	if err := apiserver.Secure(cfg, o.security); err != nil {
 		return err

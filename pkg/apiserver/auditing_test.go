@@ -116,7 +116,9 @@ func TestAuditLog(t *testing.T) {
 	if _, err := client.Secrets("default").Create(limited(t), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, StringData: map[string]string{"k": "confidential"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	e = find("a secret", func(e *auditv1.Event) bool { return e.ObjectRef != nil && e.ObjectRef.Resource == "secrets" && e.ObjectRef.Name == "s" })
+	e = find("a secret", func(e *auditv1.Event) bool {
+		return e.ObjectRef != nil && e.ObjectRef.Resource == "secrets" && e.ObjectRef.Name == "s"
+	})
 	if e.RequestObject != nil || e.ResponseObject != nil {
 		t.Errorf("the secret is in the log: %+v", e)
 	}
@@ -140,7 +142,9 @@ func TestAuditLog(t *testing.T) {
 		t.Errorf("the header has %s, the event %s", got, e.AuditID)
 	}
 	cancel()
-	find("its end", func(other *auditv1.Event) bool { return other.AuditID == e.AuditID && other.Stage == auditv1.StageResponseComplete })
+	find("its end", func(other *auditv1.Event) bool {
+		return other.AuditID == e.AuditID && other.Stage == auditv1.StageResponseComplete
+	})
 
 	as(t.Context(), t, i, "nobody", "GET", "/api/v1/pods")
 	if e = find("a refusal", func(e *auditv1.Event) bool { return e.User.Username == "nobody" }); e.Annotations["authorization.k8s.io/decision"] != "forbid" || e.ResponseStatus.Code != 403 {

@@ -236,7 +236,7 @@ func (l *lister) etcd(ctx context.Context, s *Store, c codec) (*Page, error) {
 			rest++
 			return true
 		}
-		if l.take(c.entry(ctx, kv), c.suffix(kv.Key)) {
+		if l.take(c.entry(kv), c.suffix(kv.Key)) {
 			return true
 		}
 		rest++

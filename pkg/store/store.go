@@ -64,6 +64,9 @@ type Interface interface {
 	// Revision.
 	Delete(ctx context.Context, kind *api.Kind, key Key, w Write, check func(current api.Object) error) (*Entry, error)
 
+	// Encode is the key and the value in etcd of an object that an Effect writes.
+	Encode(kind *api.Kind, key Key, obj api.Object) (name string, value []byte, err error)
+
 	// Forget drops what is cached below a storage path and ends its watches with
 	// [ErrForgotten]: its kind is gone, or is to be read in another way. Whoever asks for it next loads it anew.
 	Forget(path string)
