@@ -60,7 +60,12 @@ func command() *cobra.Command {
 		Use:   "apiserver",
 		Short: "serve the Kubernetes API",
 		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkOIDC(c.Flags(), &o.security.OIDC); err != nil {
+				return err
+			}
+			return o.run(c.Context())
+		},
 	}
 	f := c.Flags()
 	o.logging.AddFlags(f)
@@ -103,6 +108,7 @@ func command() *cobra.Command {
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay-duration", 0, "how long a server that is told to stop serves on while /readyz fails, so that load balancers notice")
 	f.DurationVar(&o.drainTimeout, "shutdown-timeout", 10*time.Second, "how long running requests may take when the server stops")
 	auditFlags(f, &o.audit)
+	oidcFlags(f, &o.security.OIDC)
 	f.StringVar(&o.encryptionFile, "encryption-provider-config", "", "file with the EncryptionConfiguration (apiserver.config.k8s.io/v1) by which objects are encrypted in etcd")
 	f.BoolVar(&o.encryptionReload, "encryption-provider-config-automatic-reload", false, "read the file of --encryption-provider-config again when it changes")
 	c.AddCommand(memberCommand())
