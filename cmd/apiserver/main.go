@@ -19,6 +19,7 @@ import (
 	"skiff/pkg/api"
 	"skiff/pkg/api/catalogue"
 	"skiff/pkg/apiserver"
+	"skiff/pkg/apiserver/audit"
 	"skiff/pkg/apiserver/stream"
 	"skiff/pkg/component"
 	"skiff/pkg/etcd"
@@ -49,6 +50,9 @@ type options struct {
 	minRequestTimeout            int
 	maxInFlight, maxMutating     int
 	eventTTL                     time.Duration
+	audit                        audit.Options
+	encryptionFile               string
+	encryptionReload             bool
 }
 
 func command() *cobra.Command {
@@ -57,7 +61,12 @@ func command() *cobra.Command {
 		Use:   "apiserver",
 		Short: "serve the Kubernetes API",
 		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkOIDC(c.Flags(), &o.security.OIDC); err != nil {
+				return err
+			}
+			return o.run(c.Context())
+		},
 	}
 	f := c.Flags()
 	o.logging.AddFlags(f)
@@ -105,10 +114,14 @@ func command() *cobra.Command {
 
 	f.DurationVar(&o.requestTimeout, "request-timeout", time.Minute, "how long a request may take that is no watch or stream")
 	f.IntVar(&o.minRequestTimeout, "min-request-timeout", 1800, "seconds that a watch without a timeout of its own lasts at least")
-	f.IntVar(&o.maxInFlight, "max-requests-inflight", 400, "reading requests served at the same time")
-	f.IntVar(&o.maxMutating, "max-mutating-requests-inflight", 200, "writing requests served at the same time")
+	f.IntVar(&o.maxInFlight, "max-requests-inflight", 400, "together with --max-mutating-requests-inflight how many requests are served at the same time; priority levels divide them")
+	f.IntVar(&o.maxMutating, "max-mutating-requests-inflight", 200, "see --max-requests-inflight")
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay-duration", 0, "how long a server that is told to stop serves on while /readyz fails, so that load balancers notice")
 	f.DurationVar(&o.drainTimeout, "shutdown-timeout", 10*time.Second, "how long running requests may take when the server stops")
+	auditFlags(f, &o.audit)
+	oidcFlags(f, &o.security.OIDC)
+	f.StringVar(&o.encryptionFile, "encryption-provider-config", "", "file with the EncryptionConfiguration (apiserver.config.k8s.io/v1) by which objects are encrypted in etcd")
+	f.BoolVar(&o.encryptionReload, "encryption-provider-config-automatic-reload", false, "read the file of --encryption-provider-config again when it changes")
 	c.AddCommand(memberCommand())
 	return c
 }
@@ -123,6 +136,13 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	cfg.Logger = logger
+	if cfg.Audit, err = audit.Open(o.audit); err != nil {
+		return err
+	}
+	encryption, err := o.openEncryption()
+	if err != nil {
+		return err
+	}
 	var group component.Group
 	client, err := o.openEtcd(ctx, &group)
 	if err != nil {
@@ -134,10 +154,17 @@ func (o *options) run(ctx context.Context) error {
 	if every == 0 {
 		every = -1
 	}
-	st := store.New(store.Config{
+	config := store.Config{
 		Client: client, CompactEvery: every, Log: logger,
 		Stored: func(k *api.Kind) *api.Kind { return rows.View().Stored(k) },
-	})
+	}
+	if encryption != nil {
+		config.Transformer = encryption.Transformer
+	}
+	st := store.New(config)
+	if o.encryptionReload {
+		group.Add("encryption", func(ctx context.Context) error { return encryption.Follow(ctx, st.Reread) })
+	}
 	cfg.Catalogue, cfg.Store, cfg.Etcd = rows, st, client
 	if err := apiserver.Secure(cfg, o.security); err != nil {
 		return err
@@ -187,6 +214,9 @@ func (o *options) config() (*apiserver.Config, error) {
 	if _, err := fmt.Sscanf(o.nodePorts, "%d-%d", &ports[0], &ports[1]); err != nil || ports[0] < 1 || ports[1] > 65535 || ports[0] > ports[1] {
 		return nil, fmt.Errorf("--service-node-port-range: %q is not <first>-<last>", o.nodePorts)
 	}
+	if o.maxInFlight < 0 || o.maxMutating < 0 || o.maxInFlight+o.maxMutating == 0 {
+		return nil, errors.New("--max-requests-inflight and --max-mutating-requests-inflight must not be negative, and not both be 0")
+	}
 	advertise, err := o.advertised()
 	if err != nil {
 		return nil, err
@@ -197,7 +227,7 @@ func (o *options) config() (*apiserver.Config, error) {
 		ServiceRange: prefix.Masked(), NodePorts: ports, Kubelet: o.kubelet,
 		ProxyCertFile: o.proxyCert, ProxyKeyFile: o.proxyKey,
 		RequestTimeout: o.requestTimeout, MinWatch: time.Duration(o.minRequestTimeout) * time.Second,
-		MaxReading: o.maxInFlight, MaxMutating: o.maxMutating, DrainTimeout: o.drainTimeout, ShutdownDelay: o.shutdownDelay,
+		Seats: o.maxInFlight + o.maxMutating, DrainTimeout: o.drainTimeout, ShutdownDelay: o.shutdownDelay,
 		Ready: func(address net.Addr) { slog.Info("serving", "address", address.String()) },
 	}, nil
 }

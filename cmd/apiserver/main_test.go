@@ -51,22 +51,29 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// TestEtcdApart runs a member by itself and a server that is told where it is;
-// afterwards a server with an embedded member finds everything on the same disk.
-func TestEtcdApart(t *testing.T) {
-	dir := t.TempDir()
+// site has what servers on this machine need.
+type site struct {
+	dir       string
+	authority *pki.Authority
+	admin     pki.Pair
+	port      int
+	etcd      string // where the etcd of startEtcd listens
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
 	authority, err := pki.NewAuthority("kubernetes")
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := func(name string) string { return filepath.Join(dir, name) }
-	if err := authority.Pair().Write(file("ca")); err != nil {
+	s := &site{dir: t.TempDir(), authority: authority, port: freePort(t)}
+	if err := authority.Pair().Write(s.file("ca")); err != nil {
 		t.Fatal(err)
 	}
 	issue := func(name string, r pki.Request) pki.Pair {
 		pair, err := authority.Issue(r)
 		if err == nil {
-			err = pair.Write(file(name))
+			err = pair.Write(s.file(name))
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -75,36 +82,56 @@ func TestEtcdApart(t *testing.T) {
 	}
 	issue("server", pki.Request{CommonName: "kube-apiserver", Hosts: []string{"127.0.0.1"}, Server: true})
 	issue("etcd", pki.Request{CommonName: "etcd", Hosts: []string{"127.0.0.1"}, Server: true, Client: true})
-	admin := issue("admin", pki.Request{CommonName: "admin", Organizations: []string{"system:masters"}, Client: true})
+	s.admin = issue("admin", pki.Request{CommonName: "admin", Organizations: []string{"system:masters"}, Client: true})
 	signing, err := pki.NewSigningKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := signing.Write(file("sa")); err != nil {
+	if err := signing.Write(s.file("sa")); err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
 
-	port := freePort(t)
-	server := func(more ...string) (kubernetes.Interface, func()) {
-		args := append([]string{"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port),
-			"--client-ca-file=" + file("ca.crt"), "--tls-cert-file=" + file("server.crt"), "--tls-private-key-file=" + file("server.key"),
-			"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + file("sa.crt"),
-			"--service-account-signing-key-file=" + file("sa.key"), "--service-cluster-ip-range=10.96.0.0/16"}, more...)
-		stop := start(t, args...)
-		config := &rest.Config{Host: fmt.Sprintf("https://127.0.0.1:%d", port),
-			TLSClientConfig: rest.TLSClientConfig{CAData: authority.Pair().Cert, CertData: admin.Cert, KeyData: admin.Key}}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		if err := component.WaitForServer(ctx, config); err != nil {
-			t.Fatalf("the server isn't ready: %v", err)
-		}
-		return kubernetes.NewForConfigOrDie(config), stop
+func (s *site) file(name string) string { return filepath.Join(s.dir, name) }
+
+// config is a client's, without a user.
+func (s *site) config() *rest.Config {
+	return &rest.Config{Host: fmt.Sprintf("https://127.0.0.1:%d", s.port), TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.Pair().Cert}}
+}
+
+// server runs an apiserver until the function returned is called, and waits until it is ready.
+func (s *site) server(t *testing.T, more ...string) (*kubernetes.Clientset, func()) {
+	t.Helper()
+	stop := start(t, append([]string{"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", s.port),
+		"--client-ca-file=" + s.file("ca.crt"), "--tls-cert-file=" + s.file("server.crt"), "--tls-private-key-file=" + s.file("server.key"),
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + s.file("sa.crt"),
+		"--service-account-signing-key-file=" + s.file("sa.key"), "--service-cluster-ip-range=10.96.0.0/16"}, more...)...)
+	config := s.config()
+	config.CertData, config.KeyData = s.admin.Cert, s.admin.Key
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := component.WaitForServer(ctx, config); err != nil {
+		t.Fatalf("the server isn't ready: %v", err)
 	}
+	return kubernetes.NewForConfigOrDie(config), stop
+}
 
-	etcd := fmt.Sprintf("https://127.0.0.1:%d", freePort(t))
-	stopEtcd := start(t, "etcd", "--data-dir="+file("data"), "--listen-client-urls="+etcd,
-		"--member-cert-file="+file("etcd.crt"), "--member-key-file="+file("etcd.key"), "--member-trusted-ca-file="+file("ca.crt"))
-	client, stopServer := server("--etcd-servers="+etcd, "--etcd-cafile="+file("ca.crt"), "--etcd-certfile="+file("etcd.crt"), "--etcd-keyfile="+file("etcd.key"))
+// startEtcd runs a member by itself. with are the flags of a server that uses it.
+func (s *site) startEtcd(t *testing.T) (stop func(), with []string) {
+	t.Helper()
+	s.etcd = fmt.Sprintf("https://127.0.0.1:%d", freePort(t))
+	stop = start(t, "etcd", "--data-dir="+s.file("data"), "--listen-client-urls="+s.etcd,
+		"--member-cert-file="+s.file("etcd.crt"), "--member-key-file="+s.file("etcd.key"), "--member-trusted-ca-file="+s.file("ca.crt"))
+	return stop, []string{"--etcd-servers=" + s.etcd, "--etcd-cafile=" + s.file("ca.crt"), "--etcd-certfile=" + s.file("etcd.crt"), "--etcd-keyfile=" + s.file("etcd.key")}
+}
+
+// TestEtcdApart runs a member by itself and a server that is told where it is;
+// afterwards a server with an embedded member finds everything on the same disk.
+func TestEtcdApart(t *testing.T) {
+	s := newSite(t)
+	stopEtcd, with := s.startEtcd(t)
+	client, stopServer := s.server(t, with...)
 	made, err := client.CoreV1().ConfigMaps("default").Create(t.Context(),
 		&v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kept"}, Data: map[string]string{"a": "b"}}, metav1.CreateOptions{})
 	if err != nil {
@@ -113,7 +140,7 @@ func TestEtcdApart(t *testing.T) {
 	stopServer()
 	stopEtcd()
 
-	client, _ = server("--data-dir=" + file("data"))
+	client, _ = s.server(t, "--data-dir="+s.file("data"))
 	found, err := client.CoreV1().ConfigMaps("default").Get(t.Context(), "kept", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)

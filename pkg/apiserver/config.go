@@ -12,6 +12,7 @@ import (
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/aggregate"
+	"skiff/pkg/apiserver/audit"
 	"skiff/pkg/apiserver/authz"
 	"skiff/pkg/apiserver/patch"
 	"skiff/pkg/apiserver/request"
@@ -82,6 +83,9 @@ type Config struct {
 	ServiceRange netip.Prefix
 	NodePorts    [2]int
 
+	// Audit is where requests are written down; nil is nowhere.
+	Audit *audit.Log
+
 	// Kubelet says how the agents of nodes are reached.
 	Kubelet stream.Config
 	// ProxyCertFile and ProxyKeyFile are what this server shows of itself to the servers of aggregated APIs; empty: nothing.
@@ -105,9 +109,9 @@ type Config struct {
 	// MinWatch is the least time that a watch without timeoutSeconds lasts; at most it is twice
 	// that. 0 is half an hour.
 	MinWatch time.Duration
-	// MaxReading and MaxMutating bound the requests in flight, without long-running ones;
-	// 0 is 400 and 200.
-	MaxReading, MaxMutating int
+	// Seats is how many requests run at the same time, long-running ones only while they start; priority levels divide them.
+	// 0 is 600.
+	Seats int
 	// ShutdownDelay is how long a server that is told to stop serves on, not ready, for load balancers to notice.
 	ShutdownDelay time.Duration
 	// DrainTimeout is how long running requests may take when the server stops; 0 is 10 s.

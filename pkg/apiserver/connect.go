@@ -120,6 +120,7 @@ func (s *server) log(w http.ResponseWriter, r *http.Request, c *call) error {
 	}
 	location.Path = "/containerLogs/" + pod.Namespace + "/" + pod.Name + "/" + container
 	location.RawQuery = stream.LogQuery(options).Encode()
+	request.Started(r.Context())
 	return stream.Copy(w, r, stream.Target{Location: location, Transport: transport}, options.Follow, corev1.Resource("pods/log"), c.key.Name)
 }
 
@@ -189,6 +190,7 @@ func (s *server) exec(w http.ResponseWriter, r *http.Request, c *call, path, con
 }
 
 func (s *server) pass(w http.ResponseWriter, r *http.Request, t stream.Target) {
+	request.Started(r.Context())
 	stream.Proxy(w, r, t, func(err error) { s.writeError(w, r, err) })
 }
 

@@ -20,7 +20,6 @@
 // fence.go (the epochs of leaders).
 // What the server itself keeps in order is in bootstrap.go and endpoints.go.
 //
-// Limits, deliberately: no CBOR, no API priority and fairness (a fixed number
-// of requests in flight instead), no audit log, no CORS, no profiling endpoints,
+// Limits, deliberately: no CBOR, no CORS, no profiling endpoints,
 // no aggregated APIs.
 package apiserver

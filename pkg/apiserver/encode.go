@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/audit"
 	"skiff/pkg/store"
 )
 
@@ -210,6 +211,9 @@ var newline = []byte("\n")
 
 // writeObject answers with an object that isn't in the store.
 func (s *server) writeObject(w http.ResponseWriter, r *http.Request, code int, a *accept, obj runtime.Object) {
+	if st, ok := obj.(*metav1.Status); ok {
+		audit.From(r.Context()).Status(st)
+	}
 	encoder := a.info.Serializer
 	if a.pretty && a.info.PrettySerializer != nil {
 		encoder = a.info.PrettySerializer
@@ -229,6 +233,7 @@ const gzipFrom = 128 << 10
 // writeBody sends the chunks as one body. Failures of the connection are nobody's concern
 // any more, so it always returns nil; the error is in the signature for handlers to return.
 func (s *server) writeBody(w http.ResponseWriter, r *http.Request, code int, contentType string, chunks ...[]byte) error {
+	auditResponse(r, contentType, chunks)
 	size := 0
 	for _, chunk := range chunks {
 		size += len(chunk)

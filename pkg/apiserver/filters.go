@@ -13,6 +13,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"skiff/pkg/apiserver/audit"
 	"skiff/pkg/apiserver/authn"
 	"skiff/pkg/apiserver/authz"
 	"skiff/pkg/apiserver/request"
@@ -21,9 +22,11 @@ import (
 // filters wraps what every request passes through, outermost last.
 func (s *server) filters(next http.Handler) http.Handler {
 	next = s.authorize(next)
+	next = s.fairly(next)
+	next = s.impersonate(next)
+	next = s.audited(next)
 	next = s.authenticate(next)
 	next = s.bound(next)
-	next = s.inFlight(next)
 	next = s.observe(next)
 	next = s.identify(next)
 	return s.survive(next)
@@ -93,37 +96,6 @@ func (w *warnings) add(text string) {
 	w.header.Add("Warning", value)
 }
 
-// inFlight refuses what is too much at once. Long-running requests don't count, nor does
-// what isn't about resources: health must always answer.
-func (s *server) inFlight(next http.Handler) http.Handler {
-	reading := make(chan struct{}, s.cfg.MaxReading)
-	mutating := make(chan struct{}, s.cfg.MaxMutating)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		info := request.InfoFrom(r.Context())
-		if info.LongRunning() || !info.IsResourceRequest {
-			next.ServeHTTP(w, r)
-			return
-		}
-		slots, name := mutating, "mutating"
-		switch info.Verb {
-		case "get", "list", "watch":
-			slots, name = reading, "readOnly"
-		}
-		select {
-		case slots <- struct{}{}:
-			s.metrics.inFlight.WithLabelValues(name).Set(float64(len(slots)))
-			defer func() {
-				<-slots
-				s.metrics.inFlight.WithLabelValues(name).Set(float64(len(slots)))
-			}()
-			next.ServeHTTP(w, r)
-		default:
-			w.Header().Set("Retry-After", "1")
-			s.writeError(w, r, apierrors.NewTooManyRequests("Too many requests, please try again later.", 1))
-		}
-	})
-}
-
 // bound limits the time of what isn't long-running, to the client's ?timeout if that is less.
 func (s *server) bound(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -160,33 +132,53 @@ func (s *server) bound(next http.Handler) http.Handler {
 	})
 }
 
-// authenticate finds out who asks, and whom for.
+// authenticate finds out who asks.
 func (s *server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := s.cfg.Authenticator.Authenticate(r)
 		if err != nil {
 			s.logger.Debug("authentication failed", "error", err, "path", r.URL.Path)
+			s.auditUnknown(r)
 			s.writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
 			return
 		}
-		other, err := authn.Impersonate(r.Header, func(info *request.Info) error { return s.may(r.Context(), user, info) })
+		next.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), user)))
+	})
+}
+
+// impersonate finds out whom for.
+func (s *server) impersonate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx := r.Context()
+		other, err := authn.Impersonate(r.Header, func(info *request.Info) error { return s.may(ctx, request.UserFrom(ctx), info) })
 		if err != nil {
 			s.writeError(w, r, err)
 			return
 		}
 		if other != nil {
-			user = other
+			audit.From(ctx).Impersonated(other)
+			r = r.WithContext(request.WithUser(ctx, other))
 		}
-		next.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), user)))
+		next.ServeHTTP(w, r)
 	})
 }
 
 func (s *server) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
-		if err := s.may(ctx, request.UserFrom(ctx), request.InfoFrom(ctx)); err != nil {
+		user, info := request.UserFrom(ctx), request.InfoFrom(ctx)
+		verdict := s.cfg.Authorizer.Authorize(ctx, user, info)
+		if audit.From(ctx) != nil { // else the reason need not be put into words
+			decision := "forbid"
+			if verdict.Allowed {
+				decision = "allow"
+			}
+			request.Annotate(ctx, "authorization.k8s.io/decision", decision)
+			request.Annotate(ctx, "authorization.k8s.io/reason", verdict.Reason())
+		}
+		if !verdict.Allowed {
 			w.Header().Set("X-Content-Type-Options", "nosniff")
-			s.writeError(w, r, err)
+			s.writeError(w, r, authz.Forbidden(user, info, verdict.Reason()))
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -228,24 +220,34 @@ func (s *server) observe(next http.Handler) http.Handler {
 type statusWriter struct {
 	http.ResponseWriter
 	status int
+	first  func(code int) // is called with it; may be nil
+}
+
+func (w *statusWriter) note(code int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = code
+	if w.first != nil {
+		w.first(code)
+	}
 }
 
 func (w *statusWriter) WriteHeader(code int) {
-	if w.status == 0 && code >= 200 || code == http.StatusSwitchingProtocols {
-		w.status = code
+	if code >= 200 || code == http.StatusSwitchingProtocols {
+		w.note(code)
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *statusWriter) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.note(http.StatusOK)
 	return w.ResponseWriter.Write(p)
 }
 
 // Hijack and Flush are for those who don't ask http.ResponseController.
 func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.note(http.StatusSwitchingProtocols)
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
 

@@ -185,7 +185,7 @@ func (q *quotas) charge(e *store.Effect, namespace string, w quota.Write, j judg
 	for _, charge := range j.charges {
 		next := charge.Quota.DeepCopy()
 		next.Status.Used = charge.Used
-		value, err := api.EncodeStored(kind, next)
+		key, value, err := q.server.store.Encode(kind, store.Key{Path: kind.StoragePath, Namespace: namespace, Name: next.Name}, next)
 		if err != nil {
 			return err
 		}
@@ -193,7 +193,6 @@ func (q *quotas) charge(e *store.Effect, namespace string, w quota.Write, j judg
 		if err != nil {
 			return fmt.Errorf("resource quota %s: %w", charge.Quota.Name, err)
 		}
-		key := prefix + charge.Quota.Name
 		e.Compare = append(e.Compare, clientv3.Compare(clientv3.ModRevision(key), "=", revision)) // it may be gone
 		e.Ops = append(e.Ops, clientv3.OpPut(key, string(value)))
 	}

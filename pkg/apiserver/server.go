@@ -16,6 +16,7 @@ import (
 
 	"skiff/pkg/apiserver/aggregate"
 	"skiff/pkg/apiserver/crd"
+	"skiff/pkg/apiserver/fair"
 	"skiff/pkg/apiserver/hookclient"
 	"skiff/pkg/apiserver/lookup"
 	"skiff/pkg/apiserver/openapi"
@@ -33,6 +34,7 @@ type server struct {
 	codec     *codec
 	managers  *patch.Managers
 	metrics   *metrics
+	flow      *fair.Keeper
 	discovery *discovery
 	openapi   *openapi.Service
 	services  *allocator
@@ -84,6 +86,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return s.aggregator.Run(ctx, func() { s.servicesReady.Store(true) })
 	})
 	group.Add("check policies", s.checkPolicies)
+	group.Add("keep priorities", s.flow.Run)
 	for name, run := range cfg.Parts {
 		group.Add(name, run)
 	}
@@ -108,8 +111,7 @@ func (c *Config) complete() {
 	defaultTo(&c.RequestTimeout, 60*time.Second)
 	defaultTo(&c.MinWatch, 30*time.Minute)
 	defaultTo(&c.DrainTimeout, 10*time.Second)
-	defaultTo(&c.MaxReading, 400)
-	defaultTo(&c.MaxMutating, 200)
+	defaultTo(&c.Seats, 600)
 }
 
 func defaultTo[T comparable](v *T, value T) {
@@ -132,6 +134,8 @@ func newServer(cfg Config) *server {
 	if collector, ok := cfg.Store.(prometheus.Collector); ok {
 		s.metrics.registry.MustRegister(collector)
 	}
+	s.flow = fair.NewKeeper(cfg.Seats, lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)))
+	s.metrics.registry.MustRegister(s.flow)
 	s.discovery = &discovery{server: s}
 	s.serviceAddress = hookclient.Services(lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)))
 	s.aggregator = newAggregator(s)

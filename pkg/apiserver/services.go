@@ -251,6 +251,5 @@ func (a *allocator) ipAddress(s *corev1.Service, ip string) (key string, value [
 		},
 		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: s.Namespace, Name: s.Name}},
 	}
-	value, err = api.EncodeStored(kind, obj)
-	return a.ipKey(ip), value, err
+	return a.server.store.Encode(kind, store.Key{Path: kind.StoragePath, Name: ip}, obj)
 }

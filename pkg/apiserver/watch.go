@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/request"
 	"skiff/pkg/store"
 )
 
@@ -54,6 +55,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 		Namespace: query.Namespace, Name: query.Name, Labels: query.Labels, Fields: query.Fields,
 		ResourceVersion: options.ResourceVersion, Match: string(options.ResourceVersionMatch),
 		SendInitialEvents: options.SendInitialEvents, Bookmarks: options.AllowWatchBookmarks,
+		Started: func() { request.Started(ctx) },
 	})
 	if errors.Is(failed, store.ErrOutOfReach) {
 		w.Header().Set("Connection", "close") // the next connection may lead to a server that reaches it

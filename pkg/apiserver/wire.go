@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,8 @@ type Security struct {
 	MaxExpiration  time.Duration
 	// ExtendExpiration lets tokens of default volumes live longer than asked.
 	ExtendExpiration bool
+	// OIDC says whose tokens are believed beside the server's own.
+	OIDC authn.OIDCConfig
 	// NoAnonymous refuses requests without credentials.
 	NoAnonymous bool
 	// BootstrapTokens lets machines that join authenticate by the tokens in secrets of kube-system.
@@ -86,6 +89,15 @@ func Secure(cfg *Config, s Security) error {
 	}
 	if s.BootstrapTokens {
 		users.Bootstrap = &authn.BootstrapTokens{Objects: rows}
+	}
+	if s.OIDC.IssuerURL != "" {
+		if slices.Contains(s.Issuers, s.OIDC.IssuerURL) {
+			return fmt.Errorf("oidc: issuer %s is that of service account tokens", s.OIDC.IssuerURL)
+		}
+		if users.OIDC, err = authn.NewOIDC(s.OIDC); err != nil {
+			return err
+		}
+		cfg.addPart("OpenID issuer", users.OIDC.Run)
 	}
 	issuer, err := authn.NewIssuer(authn.IssuerConfig{
 		Issuer: s.Issuers[0], Key: signing[0], Audiences: s.Audiences,

@@ -102,10 +102,10 @@ func (r *resource) past(ctx context.Context, e *clientv3.Event, newest map[strin
 	suffix := r.codec.suffix(e.Kv.Key)
 	c := &change{revision: e.Kv.ModRevision, at: time.Now(), prev: newest[suffix]}
 	if c.prev == nil && e.PrevKv != nil {
-		c.prev = r.codec.entry(ctx, e.PrevKv)
+		c.prev = r.codec.entry(e.PrevKv)
 	}
 	if e.Type == mvccpb.Event_PUT {
-		c.entry = r.codec.entry(ctx, e.Kv)
+		c.entry = r.codec.entry(e.Kv)
 	}
 	if c.prev == nil && !e.IsCreate() { // compacted while it was being read
 		return nil, rpctypes.ErrCompacted

@@ -1,7 +1,7 @@
 package store
 
 import (
-	"context"
+	"bytes"
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -28,7 +28,7 @@ func (s *Store) codec(kind *api.Kind) (codec, error) {
 	}
 	c := codec{kind: stored, budget: &s.encodings, metrics: &s.metrics, prefix: s.config.Prefix + "/" + kind.StoragePath + "/"}
 	if s.config.Transformer != nil {
-		c.transformer = s.config.Transformer(kind.StoragePath)
+		c.transformer = s.config.Transformer(stored)
 	}
 	return c, nil
 }
@@ -38,16 +38,22 @@ func (c codec) suffix(key []byte) string { return string(key[len(c.prefix):]) }
 func (c codec) parse(key []byte) Key     { return parseSuffix(c.kind, c.suffix(key)) }
 func (c codec) own(key Key) Key          { key.Path = c.kind.StoragePath; return key }
 
+// encryptedPrefix begins whatever Kubernetes has encrypted.
+var encryptedPrefix = []byte("k8s:enc:")
+
 // entry makes the entry of what etcd holds. An object that can't be read becomes an entry that says so.
-func (c codec) entry(ctx context.Context, kv *mvccpb.KeyValue) *Entry {
+func (c codec) entry(kv *mvccpb.KeyValue) *Entry {
 	e := c.newEntry(c.parse(kv.Key), kv.ModRevision, kv.Value)
 	if c.transformer != nil {
-		plain, stale, err := c.transformer.FromStorage(ctx, kv.Value, kv.Key)
+		plain, with, err := c.transformer.FromStorage(kv.Value, kv.Key)
 		if err != nil {
 			e.err = fmt.Errorf("%s: decrypting: %w", e.Key, err)
 			return e.describe(nil)
 		}
-		e.value, e.stale = plain, stale
+		e.value, e.with = plain, with
+	} else if bytes.HasPrefix(kv.Value, encryptedPrefix) {
+		e.err = fmt.Errorf("%s: it is encrypted, and this server has no encryption configuration", e.Key)
+		return e.describe(nil)
 	}
 	obj, err := api.DecodeStored(c.kind, e.value)
 	if err != nil {
@@ -73,13 +79,49 @@ func (c codec) encode(kind *api.Kind, obj api.Object) (plain []byte, stored api.
 	return plain, stored, err
 }
 
-func (c codec) encrypt(ctx context.Context, key string, plain []byte) ([]byte, error) {
+func (c codec) encrypt(key string, plain []byte) (data []byte, with string, err error) {
 	if c.transformer == nil {
-		return plain, nil
+		return plain, "", nil
 	}
-	data, err := c.transformer.ToStorage(ctx, plain, []byte(key))
+	if data, with, err = c.transformer.ToStorage(plain, []byte(key)); err != nil {
+		return nil, "", fmt.Errorf("encrypting %s: %w", key, err)
+	}
+	return data, with, nil
+}
+
+// stale says that an object should be written anew though nothing in it has changed.
+func (c codec) stale(e *Entry) bool { return c.transformer != nil && c.transformer.Stale(e.with) }
+
+// Encode implements [Interface].
+func (s *Store) Encode(kind *api.Kind, key Key, obj api.Object) (name string, value []byte, err error) {
+	c, err := s.codec(kind)
 	if err != nil {
-		return nil, fmt.Errorf("encrypting %s: %w", key, err)
+		return "", nil, err
 	}
-	return data, nil
+	name = c.key(c.own(key))
+	plain, _, err := c.encode(kind, obj)
+	if err != nil {
+		return "", nil, err
+	}
+	value, _, err = c.encrypt(name, plain)
+	return name, value, err
+}
+
+// Reread drops what is cached of the resources that have objects which could not be read: keys to decrypt
+// them may have come. Their watches end.
+func (s *Store) Reread() {
+	for _, r := range s.all() {
+		if r.unreadable() {
+			s.Forget(r.codec.kind.StoragePath)
+		}
+	}
+}
+
+func (r *resource) unreadable() (found bool) {
+	tree, _ := r.snapshot()
+	tree.Scan(func(_ string, e *Entry) bool {
+		found = e.err != nil
+		return !found
+	})
+	return found
 }

@@ -24,6 +24,7 @@
 //     those it may concern. backfill.go extends the log into the past from etcd.
 //   - entry.go, encoding.go, protobuf.go: an object at a revision, and its encodings, each made once for everybody.
 //   - compact.go, lease.go: what etcd has to forget.
+//   - encryption: how values are encrypted there; the caches hold them plain.
 //
 // Kinds that are served in two versions ([api.Kind].Stored: events, horizontal pod autoscalers) are
 // cached once, in the stored version: [Entry.Object] returns that one, [Entry.As] the version

@@ -2,10 +2,10 @@ package store_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,18 +99,21 @@ func TestEffects(t *testing.T) {
 }
 
 // xor is a cipher fit for tests, whose first byte is the key's number.
-type xor struct{ key byte }
+type xor struct{ key atomic.Uint32 }
 
-func (x *xor) ToStorage(_ context.Context, data, key []byte) ([]byte, error) {
-	return append([]byte{x.key, byte(len(key))}, mask(data, x.key)...), nil
+func (x *xor) ToStorage(data, key []byte) ([]byte, string, error) {
+	own := byte(x.key.Load())
+	return append([]byte{own, byte(len(key))}, mask(data, own)...), string(rune(own)), nil
 }
 
-func (x *xor) FromStorage(_ context.Context, data, key []byte) ([]byte, bool, error) {
+func (x *xor) FromStorage(data, key []byte) ([]byte, string, error) {
 	if data[1] != byte(len(key)) {
-		return nil, false, errors.New("this is another key's value")
+		return nil, "", errors.New("this is another key's value")
 	}
-	return mask(data[2:], data[0]), data[0] != x.key, nil
+	return mask(data[2:], data[0]), string(rune(data[0])), nil
 }
+
+func (x *xor) Stale(with string) bool { return with != string(rune(x.key.Load())) }
 
 func mask(data []byte, key byte) []byte {
 	out := bytes.Clone(data)
@@ -123,10 +126,11 @@ func mask(data []byte, key byte) []byte {
 func TestEncryption(t *testing.T) {
 	t.Parallel()
 	client := newMember(t).etcd.Client()
-	cipher := &xor{1}
+	cipher := &xor{}
+	cipher.key.Store(1)
 	s, _ := run(t, client, func(c *store.Config) {
-		c.Transformer = func(path string) store.Transformer {
-			if path == "pods" {
+		c.Transformer = func(kind *api.Kind) store.Transformer {
+			if kind.Resource == "pods" {
 				return cipher
 			}
 			return nil
@@ -145,9 +149,8 @@ func TestEncryption(t *testing.T) {
 	if err != nil || e.Revision != first.Revision {
 		t.Errorf("an update without a change: %v, %v", e, err)
 	}
-	cipher.key = 2
-	again, _ := run(t, client, func(c *store.Config) { c.Transformer = func(string) store.Transformer { return cipher } })
-	e, err = again.Update(t.Context(), storetest.Pods, storetest.PodKey("a", "secret-name"), store.Write{}, same)
+	cipher.key.Store(2)
+	e, err = s.Update(t.Context(), storetest.Pods, storetest.PodKey("a", "secret-name"), store.Write{}, same)
 	if err != nil || e.Revision == first.Revision {
 		t.Errorf("what an old key encrypted wasn't written anew: %v, %v", e, err)
 	}

@@ -25,7 +25,7 @@ type Entry struct {
 	Fields   fields.Set // the kind's selectable fields, metadata.name and .namespace included
 
 	value []byte // as stored, without encryption
-	stale bool   // encrypted with a key that is on its way out: to be written anew
+	with  string // what it was encrypted with; empty: nothing
 	err   error  // why the value can't be read; nil for all sound objects
 
 	budget *budget
@@ -123,5 +123,5 @@ func (e *Entry) describe(obj api.Object) *Entry {
 // at is the same object under another revision: the state that a deletion reports.
 func (e *Entry) at(revision int64) *Entry {
 	return &Entry{Key: e.Key, Kind: e.Kind, Revision: revision, Labels: e.Labels, Fields: e.Fields,
-		value: e.value, stale: e.stale, err: e.err, budget: e.budget}
+		value: e.value, with: e.with, err: e.err, budget: e.budget}
 }

@@ -27,8 +27,8 @@ type Config struct {
 	// Stored returns the row of the version that etcd holds for a kind: the catalogue's
 	// View().Stored. nil: every kind is stored as itself.
 	Stored func(*api.Kind) *api.Kind
-	// Transformer returns what encrypts the objects below a storage path; nil (or a nil answer): nothing does.
-	Transformer func(path string) Transformer
+	// Transformer returns what encrypts the objects of a kind, in the version that is stored; nil (or a nil answer): nothing does.
+	Transformer func(*api.Kind) Transformer
 	Log         *slog.Logger // nil: slog.Default()
 
 	// CompactEvery is the interval of etcd's compaction, by whichever apiserver comes
@@ -41,12 +41,14 @@ type Config struct {
 	BookmarkEvery time.Duration
 }
 
-// Transformer encrypts what etcd holds. context is the key, so that a value can't be
-// moved to another one.
+// Transformer encrypts what etcd holds. context is the key in etcd, so that a value can't be
+// moved to another one. It may begin to use other keys at any time.
 type Transformer interface {
-	// FromStorage also says whether the value should be written anew (its key is on the way out).
-	FromStorage(ctx context.Context, data, context []byte) (plain []byte, stale bool, err error)
-	ToStorage(ctx context.Context, data, context []byte) ([]byte, error)
+	// FromStorage also names what the value was encrypted with.
+	FromStorage(data, context []byte) (plain []byte, with string, err error)
+	ToStorage(plain, context []byte) (data []byte, with string, err error)
+	// Stale says that what was encrypted so should be written anew: what it was encrypted with is on its way out.
+	Stale(with string) bool
 }
 
 // Store is [Interface] on etcd. Its reads work once [Store.Run] runs. It is also a

@@ -88,6 +88,27 @@ func (s *Store) List(ctx context.Context, kind *api.Kind, q Query) (*Page, error
 	return l.etcd(ctx, s, r.codec)
 }
 
+// Count implements [Interface].
+func (s *Store) Count(kind *api.Kind, namespace string, limit int) (n int) {
+	r := s.cached(kind)
+	if r == nil {
+		return 0
+	}
+	tree, _ := r.snapshot()
+	if namespace == "" {
+		return min(tree.Len(), limit)
+	}
+	prefix := namespacePrefix(namespace)
+	tree.Ascend(prefix, func(suffix string, _ *Entry) bool {
+		if n == limit || !strings.HasPrefix(suffix, prefix) {
+			return false
+		}
+		n++
+		return true
+	})
+	return n
+}
+
 // readPlan is what the parameters of a list ask for; at most one of any, exact and atLeast is set, and
 // none of them is a consistent read. https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-get-and-list
 type readPlan struct {
@@ -215,7 +236,7 @@ func (l *lister) etcd(ctx context.Context, s *Store, c codec) (*Page, error) {
 			rest++
 			return true
 		}
-		if l.take(c.entry(ctx, kv), c.suffix(kv.Key)) {
+		if l.take(c.entry(kv), c.suffix(kv.Key)) {
 			return true
 		}
 		rest++

@@ -166,7 +166,7 @@ func (r *resource) decode(events []*mvccpb.Event) []*Entry {
 	entries := make([]*Entry, len(events))
 	for i, e := range events {
 		if e.Type == mvccpb.Event_PUT {
-			entries[i] = r.codec.entry(r.store.ctx, e.Kv)
+			entries[i] = r.codec.entry(e.Kv)
 		}
 	}
 	return entries
@@ -308,7 +308,7 @@ const pageSize = 1000
 func (c codec) readAll(ctx context.Context, client *clientv3.Client, revision int64) (int64, []*Entry, error) {
 	var entries []*Entry
 	err := c.scan(ctx, client, c.prefix, c.prefix, &revision, func(kv *mvccpb.KeyValue) bool {
-		entries = append(entries, c.entry(ctx, kv))
+		entries = append(entries, c.entry(kv))
 		return true
 	})
 	return revision, entries, err

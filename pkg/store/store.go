@@ -44,6 +44,10 @@ type Interface interface {
 	// that etcd has not reached is no error, its events are just waited for. The watch ends with ctx.
 	Watch(ctx context.Context, kind *api.Kind, q WatchQuery) (Watch, error)
 
+	// Count is how many objects a list of a namespace (empty: of all) would look at, but no more than limit, as far as that
+	// can be said without waiting: 0 while the resource is not cached.
+	Count(kind *api.Kind, namespace string, limit int) int
+
 	// Create stores a new object. obj's resourceVersion must be empty; the entry
 	// returned holds the stored object.
 	Create(ctx context.Context, kind *api.Kind, key Key, obj api.Object, w Write) (*Entry, error)
@@ -59,6 +63,9 @@ type Interface interface {
 	// The entry returned is the last state, with the revision of the deletion as its
 	// Revision.
 	Delete(ctx context.Context, kind *api.Kind, key Key, w Write, check func(current api.Object) error) (*Entry, error)
+
+	// Encode is the key and the value in etcd of an object that an Effect writes.
+	Encode(kind *api.Kind, key Key, obj api.Object) (name string, value []byte, err error)
 
 	// Forget drops what is cached below a storage path and ends its watches with
 	// [ErrForgotten]: its kind is gone, or is to be read in another way. Whoever asks for it next loads it anew.
@@ -139,6 +146,8 @@ type WatchQuery struct {
 	// bookmark with the annotation k8s.io/initial-events-end. nil: not asked.
 	SendInitialEvents *bool
 	Bookmarks         bool
+	// Started, if not nil, is called once by Next when the initial events (none, maybe) were taken.
+	Started func()
 }
 
 // EventType is what happened, seen through the watch's selectors.

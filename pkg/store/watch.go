@@ -83,6 +83,7 @@ type watcher struct {
 
 	initial    []*Entry // still to be sent as ADDED
 	initialEnd bool     // then the bookmark that ends them
+	started    func()   // to be called after that; nil when it was
 	after      int64    // events up to this revision are not sent: the initial state holds them, or the client has them
 	sent       int64    // highest revision told
 	position   int64    // sequence number of the next change to look at
@@ -105,7 +106,7 @@ func (s *Store) Watch(ctx context.Context, kind *api.Kind, q WatchQuery) (Watch,
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{ctx: ctx, r: r, live: live, filter: newFilter(kind, q.Namespace, q.Name, q.Labels, q.Fields)}
+	w := &watcher{ctx: ctx, r: r, live: live, started: q.Started, filter: newFilter(kind, q.Namespace, q.Name, q.Labels, q.Fields)}
 	w.trigger = w.filter.trigger()
 	wantState := q.SendInitialEvents != nil && *q.SendInitialEvents
 	switch {
@@ -196,6 +197,10 @@ func (w *watcher) Next(buf []Event) ([]Event, error) {
 		}
 		if buf = w.sendInitial(buf, limit); len(buf) > start {
 			return buf, nil
+		}
+		if w.started != nil {
+			w.started()
+			w.started = nil
 		}
 		var err error
 		if buf, err = w.sendChanges(buf, limit); err != nil || len(buf) > start {

@@ -229,7 +229,7 @@ func (w *write) state(ctx context.Context, kv *mvccpb.KeyValue) state {
 	if kv == nil {
 		return state{fresh: true}
 	}
-	return state{entry: w.codec.entry(ctx, kv), fresh: true}
+	return state{entry: w.codec.entry(kv), fresh: true}
 }
 
 // object is the entry in the requested version.
@@ -276,11 +276,11 @@ func (w *write) put(ctx context.Context, obj, old api.Object, replaced *Entry) (
 	var revision int64
 	if replaced != nil {
 		revision = replaced.Revision
-		if !replaced.stale && bytes.Equal(plain, replaced.value) {
+		if bytes.Equal(plain, replaced.value) && !w.codec.stale(replaced) {
 			return replaced, nil, nil
 		}
 	}
-	data, err := w.codec.encrypt(ctx, w.name, plain)
+	data, with, err := w.codec.encrypt(w.name, plain)
 	if err != nil {
 		return nil, nil, apierrors.NewInternalError(err)
 	}
@@ -303,7 +303,9 @@ func (w *write) put(ctx context.Context, obj, old api.Object, replaced *Entry) (
 	if answer == nil || err != nil {
 		return nil, current, err
 	}
-	return w.codec.newEntry(w.key, answer.Header.Revision, plain).describe(stored), nil, nil
+	entry := w.codec.newEntry(w.key, answer.Header.Revision, plain)
+	entry.with = with
+	return entry.describe(stored), nil, nil
 }
 
 // commit runs the transaction: op, if the key is still at revision (0: absent) and all effects agree. When not, it

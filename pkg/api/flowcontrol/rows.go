@@ -4,6 +4,7 @@ package flowcontrol
 import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/pkg/api"
 )
@@ -20,6 +21,8 @@ func flowSchemaKind() *api.Kind {
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
 		Default:             defaultFlowSchema,
+		Validate:            validateFlowSchema,
+		ValidateUpdate:      func(obj, _ api.Object) field.ErrorList { return validateFlowSchema(obj) },
 		NameValidation:      validation.NameIsDNSSubdomain,
 		Subresources:        map[string]*api.Subresource{"status": api.StatusViewWith(prepareSchemaStatus)},
 		Columns:             flowSchemaColumns,
@@ -32,6 +35,8 @@ func priorityLevelConfigurationKind() *api.Kind {
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
 		Default:             defaultPriorityLevel,
+		Validate:            validatePriorityLevel,
+		ValidateUpdate:      func(obj, _ api.Object) field.ErrorList { return validatePriorityLevel(obj) },
 		NameValidation:      validation.NameIsDNSSubdomain,
 		Subresources:        map[string]*api.Subresource{"status": api.StatusViewWith(preparePriorityLevelStatus)},
 		Columns:             priorityLevelColumns,

@@ -21,6 +21,8 @@ type Config struct {
 	Tokens       *Tokens       // nil: service account tokens are refused
 	// Bootstrap recognizes the tokens of joining machines; nil: they are refused.
 	Bootstrap *BootstrapTokens
+	// OIDC recognizes the users of another issuer; nil: they are refused.
+	OIDC *OIDC
 	// NoAnonymous refuses requests without credentials.
 	NoAnonymous bool
 }
@@ -93,20 +95,28 @@ func (a *Authenticator) identify(r *http.Request) (*request.User, error) {
 // audiences (nil: the server's own) that it is for.
 func (a *Authenticator) bearer(ctx context.Context, token string, audiences []string) (*request.User, []string, error) {
 	if short, err := bootstrap.ParseToken(token); err == nil && a.config.Bootstrap != nil {
-		own := audiences // a bootstrap token is for this server and nobody else
-		if a.config.Tokens != nil {
-			own = a.config.Tokens.ownAudiences(audiences)
-		}
-		if len(audiences) > 0 && len(own) == 0 {
-			return nil, nil, errInvalidToken
-		}
-		user, err := a.config.Bootstrap.Authenticate(ctx, short)
-		return user, own, err
+		return a.own(audiences, func() (*request.User, error) { return a.config.Bootstrap.Authenticate(ctx, short) })
+	}
+	if a.config.OIDC != nil && a.config.OIDC.issued(token) {
+		return a.own(audiences, func() (*request.User, error) { return a.config.OIDC.Authenticate(ctx, token) })
 	}
 	if a.config.Tokens == nil {
 		return nil, nil, errInvalidToken
 	}
 	return a.config.Tokens.Authenticate(ctx, token, audiences)
+}
+
+// own is for tokens that say nothing of this server's audiences, and are for it and nobody else.
+func (a *Authenticator) own(audiences []string, authenticate func() (*request.User, error)) (*request.User, []string, error) {
+	own := audiences
+	if a.config.Tokens != nil {
+		own = a.config.Tokens.ownAudiences(audiences)
+	}
+	if len(audiences) > 0 && len(own) == 0 {
+		return nil, nil, errInvalidToken
+	}
+	user, err := authenticate()
+	return user, own, err
 }
 
 // authenticated adds the group that every recognized user is in.

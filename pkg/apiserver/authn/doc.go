@@ -1,7 +1,7 @@
 // Package authn finds out who makes a request.
 //
 // An [Authenticator] looks for a client certificate ([Certificates]), then for a
-// bearer token ([Tokens], [BootstrapTokens]); the first that is there decides. A request with neither is
+// bearer token ([Tokens], [BootstrapTokens], [OIDC]); the first that is there decides. A request with neither is
 // system:anonymous; a request with bad credentials is refused, not made anonymous.
 //
 // Tokens are the bound service account tokens of Kubernetes: signed JWTs that name a
@@ -13,9 +13,12 @@
 // A machine that joins has a bootstrap token: the secret of kube-system that holds it is
 // looked up at each request, so that a token ends when its secret does.
 //
+// Tokens of another issuer are recognized by [OIDC], which fetches the issuer's keys and reads the user out of claims.
+//
 // [Impersonate] turns a user into another, where the first has the right to.
 //
-// Not here: token webhooks, OIDC of other issuers, static token files, front proxies'
+// Not here: token webhooks, more than one other issuer (--authentication-config), claims that another
+// server has (_claim_names), static token files, front proxies'
 // request headers, constrained impersonation (KEP-5284), and the tokens without an end
 // that secrets of type service-account-token hold.
 //

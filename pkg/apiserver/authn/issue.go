@@ -97,10 +97,12 @@ func (i *Issuer) Request(ctx context.Context, namespace, name string, in *authen
 	if err != nil {
 		return nil, err
 	}
-	token, err := i.sign(req, account, bound, i.lifetime(ctx, req, bound), now)
+	id := string(uuid.NewUUID())
+	token, err := i.sign(req, id, account, bound, i.lifetime(ctx, req, bound), now)
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("failed to generate token: %w", err))
 	}
+	request.Annotate(ctx, "authentication.kubernetes.io/issued-credential-id", "JTI="+id)
 	req.Status = authenticationv1.TokenRequestStatus{
 		Token:               token,
 		ExpirationTimestamp: metav1.NewTime(now.Add(time.Duration(*req.Spec.ExpirationSeconds) * time.Second)),
@@ -230,7 +232,7 @@ func (i *Issuer) lifetime(ctx context.Context, req *authenticationv1.TokenReques
 // lifetime is in seconds from now; warnAfter is 0 when there is nothing to warn of.
 type lifetime struct{ seconds, warnAfter int64 }
 
-func (i *Issuer) sign(req *authenticationv1.TokenRequest, account *corev1.ServiceAccount, bound boundTo, life lifetime, now time.Time) (string, error) {
+func (i *Issuer) sign(req *authenticationv1.TokenRequest, id string, account *corev1.ServiceAccount, bound boundTo, life lifetime, now time.Time) (string, error) {
 	after := func(seconds int64) *jwt.NumericDate {
 		return jwt.NewNumericDate(now.Add(time.Duration(seconds) * time.Second))
 	}
@@ -240,7 +242,7 @@ func (i *Issuer) sign(req *authenticationv1.TokenRequest, account *corev1.Servic
 	return jwt.Signed(i.signer).Claims(kubernetesClaims{req.Spec.Audiences, bound}).Claims(jwt.Claims{
 		Issuer:    i.config.Issuer,
 		Subject:   serviceAccountUser(account.Namespace, account.Name),
-		ID:        string(uuid.NewUUID()),
+		ID:        id,
 		IssuedAt:  after(0),
 		NotBefore: after(0),
 		Expiry:    after(life.seconds),

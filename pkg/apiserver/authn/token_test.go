@@ -104,14 +104,20 @@ func (i *issuance) token(t *testing.T, spec authenticationv1.TokenRequestSpec) s
 func TestTokenRoundTrip(t *testing.T) {
 	for name, key := range testKeys() {
 		i := newIssuance(t, func(s *IssuerConfig, v *TokensConfig) { s.Key, v.Keys = key, []*Key{testKeys()["ES256"], key} })
-		token := i.token(t, authenticationv1.TokenRequestSpec{BoundObjectRef: boundRef("Pod", "pod", "pod-uid")})
+		noted := map[string]string{}
+		ctx := request.WithAnnotate(t.Context(), func(key, value string) { noted[key] = value })
+		answer, err := i.issuer.Request(ctx, "ns", "sa", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: boundRef("Pod", "pod", "pod-uid")}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := answer.Status.Token
 		for range 2 { // the second time from memory
 			user, audiences, err := i.tokens.Authenticate(t.Context(), token, nil)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			id := user.Extra[credentialID]
-			if len(id) != 1 || !strings.HasPrefix(id[0], "JTI=") || len(id[0]) != len("JTI=")+36 {
+			if len(id) != 1 || noted["authentication.kubernetes.io/issued-credential-id"] != id[0] || !strings.HasPrefix(id[0], "JTI=") || len(id[0]) != len("JTI=")+36 {
 				t.Errorf("%s: credential id %v", name, id)
 			}
 			want := &request.User{Name: "system:serviceaccount:ns:sa", UID: "sa-uid", Groups: []string{"system:serviceaccounts", "system:serviceaccounts:ns"},

@@ -64,6 +64,7 @@ const (
 	auditKey
 	warnKey
 	annotateKey
+	startedKey
 )
 
 // WithInfo attaches what is asked for.
@@ -116,5 +117,18 @@ func WithAnnotate(ctx context.Context, annotate func(key, value string)) context
 func Annotate(ctx context.Context, key, value string) {
 	if annotate, ok := ctx.Value(annotateKey).(func(string, string)); ok {
 		annotate(key, value)
+	}
+}
+
+// WithStarted attaches what is to be called when a long-running request has started.
+func WithStarted(ctx context.Context, started func()) context.Context {
+	return context.WithValue(ctx, startedKey, started)
+}
+
+// Started says that a long-running request has done what costs the server something (a watch has sent its initial events, a stream is
+// passed on), and gives back its seat. It may be called more than once.
+func Started(ctx context.Context) {
+	if started, ok := ctx.Value(startedKey).(func()); ok {
+		started()
 	}
 }
