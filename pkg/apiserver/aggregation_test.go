@@ -410,6 +410,15 @@ func (a *aggregated) testRegistration(t *testing.T) {
 		s, err := services.Get(ctx, name, metav1.GetOptions{})
 		return err == nil && s.Spec.VersionPriority == 100, err
 	})
+	// APIServices themselves stay here, whatever one of them says.
+	own := a.apiService()
+	own.Name, own.Spec.Group, own.Spec.Version = "v1.apiregistration.k8s.io", "apiregistration.k8s.io", "v1"
+	if _, err := services.Create(ctx, own, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := services.Delete(ctx, own.Name, metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
 	if err := c.crds.ApiextensionsV1().CustomResourceDefinitions().Delete(ctx, crd.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
