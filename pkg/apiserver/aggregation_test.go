@@ -48,8 +48,9 @@ type aggregated struct {
 	client           kubernetes.Interface
 	services         aggregatorclient.Interface
 
+	wardleCA *pki.Authority
 	listener net.Listener
-	ca       []byte
+	server   *httptest.Server
 
 	mu    sync.Mutex
 	seen  map[string]http.Header // the last request's headers, by path
@@ -76,7 +77,7 @@ func startAggregated(t *testing.T) *aggregated {
 		}
 		return authority
 	}
-	a.authority, a.front = made("ca"), made("front")
+	a.authority, a.front, a.wardleCA = made("ca"), made("front"), made("wardle")
 	issue(t, a.front, pki.Request{CommonName: "front-proxy-client", Client: true}, file("proxy"))
 	signing, err := pki.NewSigningKey()
 	if err != nil {
@@ -126,21 +127,16 @@ func (a *aggregated) as(t *testing.T, name string, groups ...string) *rest.Confi
 }
 
 // serveWardle starts the API's server, which takes nobody but the front proxy.
-func (a *aggregated) serveWardle(t *testing.T) {
+func (a *aggregated) serveWardle(t *testing.T, address string) {
 	t.Helper()
-	authority, err := pki.NewAuthority("wardle")
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.ca = authority.Pair().Cert
-	pair := issue(t, authority, pki.Request{CommonName: "wardle", Hosts: []string{"api.wardle.svc"}, Server: true}, "")
+	pair := issue(t, a.wardleCA, pki.Request{CommonName: "wardle", Hosts: []string{"api.wardle.svc"}, Server: true}, "")
 	certificate, err := tls.X509KeyPair(pair.Cert, pair.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	clients := x509.NewCertPool()
 	clients.AppendCertsFromPEM(a.front.Pair().Cert)
-	if a.listener, err = net.Listen("tcp", wardleIP+":0"); err != nil {
+	if a.listener, err = net.Listen("tcp", address); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(a.wardle))
@@ -150,6 +146,7 @@ func (a *aggregated) serveWardle(t *testing.T) {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it is shown untrusted certificates
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients}
 	server.StartTLS()
+	a.server = server
 	t.Cleanup(server.Close)
 }
 
@@ -245,7 +242,7 @@ func (a *aggregated) register(t *testing.T) {
 
 func (a *aggregated) apiService() *apiregistrationv1.APIService {
 	return &apiregistrationv1.APIService{ObjectMeta: metav1.ObjectMeta{Name: "v1alpha1.wardle.example.com"}, Spec: apiregistrationv1.APIServiceSpec{
-		Group: "wardle.example.com", Version: "v1alpha1", GroupPriorityMinimum: 2000, VersionPriority: 200, CABundle: a.ca,
+		Group: "wardle.example.com", Version: "v1alpha1", GroupPriorityMinimum: 2000, VersionPriority: 200, CABundle: a.wardleCA.Pair().Cert,
 		Service: &apiregistrationv1.ServiceReference{Namespace: "wardle", Name: "api", Port: ptr.To(a.port())},
 	}}
 }
@@ -266,7 +263,7 @@ func (a *aggregated) becomes(t *testing.T, reason string) (message string) {
 
 func TestAggregation(t *testing.T) {
 	a := startAggregated(t)
-	a.serveWardle(t)
+	a.serveWardle(t, wardleIP+":0")
 	a.register(t)
 	if message := a.becomes(t, "Passed"); message != "all checks passed" {
 		t.Error(message)
@@ -413,6 +410,15 @@ func (a *aggregated) testRegistration(t *testing.T) {
 		s, err := services.Get(ctx, name, metav1.GetOptions{})
 		return err == nil && s.Spec.VersionPriority == 100, err
 	})
+	// APIServices themselves stay here, whatever one of them says.
+	own := a.apiService()
+	own.Name, own.Spec.Group, own.Spec.Version = "v1.apiregistration.k8s.io", "apiregistration.k8s.io", "v1"
+	if _, err := services.Create(ctx, own, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := services.Delete(ctx, own.Name, metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
 	if err := c.crds.ApiextensionsV1().CustomResourceDefinitions().Delete(ctx, crd.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -506,6 +512,16 @@ func (a *aggregated) testAvailability(t *testing.T) {
 		}
 	}
 
+	// Nothing tells of a server that is gone but a request that fails.
+	a.server.Listener.Close()
+	a.server.CloseClientConnections()
+	if _, err := client.List(ctx, metav1.ListOptions{}); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("a list where nobody listens: %v", err)
+	}
+	gone("FailedDiscoveryCheck", "connection refused")
+	a.serveWardle(t, a.listener.Addr().String())
+	back()
+
 	services := a.services.ApiregistrationV1().APIServices()
 	other, err := pki.NewAuthority("other")
 	if err != nil {
@@ -520,7 +536,7 @@ func (a *aggregated) testAvailability(t *testing.T) {
 	}
 	trust(other.Pair().Cert)
 	gone("FailedDiscoveryCheck", "certificate signed by unknown authority")
-	trust(a.ca)
+	trust(a.wardleCA.Pair().Cert)
 	back()
 
 	if err := services.Delete(ctx, "v1alpha1.wardle.example.com", metav1.DeleteOptions{}); err != nil {

@@ -137,7 +137,7 @@ func (a *Aggregator) follow(ctx context.Context, changes []lookup.Change) {
 		before := s.remotes
 		s.remotes = map[schema.GroupVersion]*Remote{}
 		for name, object := range s.objects {
-			if object.Spec.Service != nil {
+			if object.Spec.Service != nil && object.Spec.Group != v1.GroupName { // that one could never be taken back
 				s.remotes[versionOf(object)] = a.successor(before[versionOf(object)], object)
 				a.employ(ctx, name, before[versionOf(object)], object)
 			}

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"skiff/pkg/api"
 )
@@ -35,7 +36,7 @@ func (s *State) Groups(view *api.View) []Group {
 	add := func(gv schema.GroupVersion, remote *Remote) {
 		c := candidate{Version: Version{gv, remote}}
 		c.groupPriority, c.versionPriority = api.Priority(gv)
-		if object := s.objects[Name(gv)]; object != nil {
+		if object := s.objects[Name(gv)]; object != nil && gv.Group != v1.GroupName {
 			c.groupPriority, c.versionPriority = object.Spec.GroupPriorityMinimum, object.Spec.VersionPriority
 		}
 		all = append(all, c)

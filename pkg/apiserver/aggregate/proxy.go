@@ -47,6 +47,16 @@ func (a *Aggregator) Proxy(w http.ResponseWriter, r *http.Request, to *Remote) {
 	r.Header.Set("Audit-Id", request.AuditIDFrom(ctx))
 	transport.SetAuthProxyHeaders(r, user.Name, user.UID, user.Groups, user.Extra)
 	stream.Proxy(w, r, stream.Target{Location: location, Transport: to.transport, Upgrade: httpstream.IsUpgradeRequest(r)}, func(err error) {
+		a.suspect(to)
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	})
+}
+
+// suspect has a server looked at before its time: it hasn't answered a request.
+func (a *Aggregator) suspect(r *Remote) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w := a.workers[r.object.Name]; w != nil {
+		poke(w.poke)
+	}
 }
