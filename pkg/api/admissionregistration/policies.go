@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/cel-go/cel"
 	v1 "k8s.io/api/admissionregistration/v1"
@@ -52,19 +53,22 @@ type policyCheck struct {
 	*policy
 	known    map[string]bool               // expressions that were stored before, for which older rules of the language hold
 	compiler plugincel.Compiler            // of everything but match conditions
-	composed *plugincel.CompositedCompiler // the same, if there may be variables
+	composed *plugincel.CompositedCompiler // the same, if there are variables
 }
 
 // check begins with what both kinds have, as the successor of old (nil: it is new). Defaults have filled in what must be
 // there. composes says that expressions are compiled as if there were variables even if there are none.
 func (p *policy) check(old *policy, known map[string]bool, composes bool) (*policyCheck, field.ErrorList) {
 	c := &policyCheck{policy: p, known: known, compiler: Compiler()}
-	if composes || len(p.variables) > 0 {
-		composed, err := NewCompiler()
-		if err != nil {
-			return c, field.ErrorList{field.InternalError(specPath, err)}
-		}
-		c.composed, c.compiler = composed, composed
+	var err error
+	if len(p.variables) > 0 {
+		c.composed, err = NewCompiler()
+		c.compiler = c.composed
+	} else if composes {
+		c.compiler, err = noVariables()
+	}
+	if err != nil {
+		return c, field.ErrorList{field.InternalError(specPath, err)}
 	}
 	errs := optionalOneOf(specPath.Child("failurePolicy"), p.failures, v1.Fail, v1.Ignore)
 	if p.params != nil {
@@ -86,6 +90,9 @@ func (p *policy) check(old *policy, known map[string]bool, composes bool) (*poli
 	}
 	return c, errs
 }
+
+// noVariables is a compiler that could know variables, and knows none.
+var noVariables = sync.OnceValues(NewCompiler)
 
 // declared are the names that expressions may use.
 func (c *policyCheck) declared() plugincel.OptionalVariableDeclarations {
