@@ -46,6 +46,7 @@ func (a *Aggregator) Proxy(w http.ResponseWriter, r *http.Request, to *Remote) {
 	}
 	r.Header.Set("Audit-Id", request.AuditIDFrom(ctx))
 	transport.SetAuthProxyHeaders(r, user.Name, user.UID, user.Groups, user.Extra)
+	request.Started(r.Context()) // a watch: what it costs is the other server's
 	stream.Proxy(w, r, stream.Target{Location: location, Transport: to.transport, Upgrade: httpstream.IsUpgradeRequest(r)}, func(err error) {
 		a.suspect(to)
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
