@@ -132,8 +132,13 @@ func (k *Keeper) apply(ctx context.Context) error {
 		k.Configure(k.seats, c.Levels) // first: then every level that a request is classified for is there
 		k.current.Store(c)
 		for _, s := range allSchemas {
-			if err := k.condition(ctx, s, exists[s.Spec.PriorityLevelConfiguration.Name]); err != nil {
-				slog.Warn("writing the status of a flow schema", "name", s.Name, "error", err)
+			err := k.condition(ctx, s, exists[s.Spec.PriorityLevelConfiguration.Name])
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				slog.Warn("writing the status of a flow schema, to be tried again", "name", s.Name, "error", err)
+				time.AfterFunc(time.Second, k.wake)
 			}
 		}
 	}
