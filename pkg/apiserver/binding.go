@@ -36,7 +36,7 @@ func (s *server) bind(w http.ResponseWriter, r *http.Request, c *call, binding *
 		return err
 	}
 	if errs := core.ValidateBinding(binding); len(errs) > 0 {
-		return errs.ToAggregate()
+		return request.Plain(errs.ToAggregate())
 	}
 	if err := s.validate(r.Context(), c.attributes(r.Context(), request.Create, binding.DeepCopy(), nil, options, isDryRun(options.DryRun))); err != nil {
 		return err
