@@ -42,7 +42,7 @@ func (s *server) bindTo(w http.ResponseWriter, r *http.Request, c, pod *call, bi
 		return err
 	}
 	if errs := core.ValidateBinding(binding); len(errs) > 0 {
-		return errs.ToAggregate()
+		return request.Plain(errs.ToAggregate())
 	}
 	if err := s.validate(r.Context(), c.attributes(r.Context(), request.Create, binding.DeepCopy(), nil, options, isDryRun(options.DryRun))); err != nil {
 		return err

@@ -118,6 +118,9 @@ func (c *codec) decodeKind(r *http.Request, info *runtime.SerializerInfo, body [
 // fieldValidation directive: what is unknown or doubled is an error (Strict), a
 // warning (Warn, and the empty string), or passed over (Ignore).
 func (c *codec) decode(r *http.Request, d runtime.Decoder, body []byte, gvk schema.GroupVersionKind, into runtime.Object, validation string) (runtime.Object, error) {
+	if err := checkDepth(body); err != nil {
+		return nil, decodeError(err, gvk, nil, body)
+	}
 	obj, actual, err := d.Decode(body, &gvk, into)
 	if err != nil {
 		strict, isStrict := runtime.AsStrictDecodingError(err)

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -123,10 +124,7 @@ func (s *server) storeNamed(ctx context.Context, c *call, obj api.Object, option
 	key.Name = obj.GetName()
 	c.key.Name = key.Name
 	if obj.GetResourceVersion() != "" {
-		return nil, nil, &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
-			Message: "resourceVersion should not be set on objects to be created",
-		}}
+		return nil, nil, request.Plain(errors.New("resourceVersion should not be set on objects to be created"))
 	}
 	write, err := s.newWrite(ctx, c, obj)
 	if err != nil {

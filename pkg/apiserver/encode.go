@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -250,6 +251,8 @@ func (s *server) writeBody(w http.ResponseWriter, r *http.Request, code int, con
 	} else {
 		header.Set("Content-Length", strconv.Itoa(size))
 	}
+	// Who doesn't read must not hold the request, which is one of a limited number, for ever.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.RequestTimeout))
 	w.WriteHeader(code)
 	if r.Method == http.MethodHead {
 		return nil

@@ -1,7 +1,9 @@
 package apiserver
 
 import (
+	"cmp"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -116,33 +118,33 @@ func (c *clause) matches(info *runtime.SerializerInfo) bool {
 func parseAccept(header string) []clause {
 	var clauses []clause
 	for part := range strings.SplitSeq(header, ",") {
-		fields := strings.Split(part, ";")
-		major, minor, ok := strings.Cut(strings.TrimSpace(fields[0]), "/")
+		name, parameters, _ := strings.Cut(part, ";")
+		major, minor, ok := strings.Cut(strings.TrimSpace(name), "/")
 		if !ok {
 			if major != "*" {
 				continue
 			}
 			minor = "*"
 		}
-		c := clause{major: major, minor: minor, weight: 1, params: map[string]string{}}
-		for _, field := range fields[1:] {
+		c := clause{major: major, minor: minor, weight: 1}
+		for field := range strings.SplitSeq(parameters, ";") {
 			name, value, _ := strings.Cut(strings.TrimSpace(field), "=")
-			if name == "q" {
+			switch name {
+			case "":
+			case "q":
 				if weight, err := strconv.ParseFloat(value, 64); err == nil {
 					c.weight = weight
 				}
-				continue
+			default:
+				if c.params == nil {
+					c.params = map[string]string{}
+				}
+				c.params[name] = strings.Trim(value, `"`)
 			}
-			c.params[name] = strings.Trim(value, `"`)
 		}
-		// Insertion keeps equal weights in order; headers have a handful of clauses.
-		at := len(clauses)
-		for at > 0 && clauses[at-1].weight < c.weight {
-			at--
-		}
-		clauses = append(clauses, clause{})
-		copy(clauses[at+1:], clauses[at:])
-		clauses[at] = c
+		clauses = append(clauses, c)
 	}
+	// A header may have a hundred thousand of them.
+	slices.SortStableFunc(clauses, func(a, b clause) int { return cmp.Compare(b.weight, a.weight) })
 	return clauses
 }

@@ -1,10 +1,13 @@
 package apiserver
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"unicode"
@@ -35,6 +38,9 @@ func readBody(r *http.Request) ([]byte, error) {
 	if err != nil {
 		if r.Context().Err() != nil {
 			return nil, r.Context().Err()
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) { // of the connection, which is about to be the request's
+			return nil, context.DeadlineExceeded
 		}
 		return nil, apierrors.NewBadRequest("read the request's body: " + err.Error())
 	}
@@ -102,6 +108,9 @@ func (s *server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 		info, err := s.codec.bodyFormat(r)
 		if err != nil {
 			return nil, err
+		}
+		if err := checkDepth(body); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
 		}
 		gvk := metav1.SchemeGroupVersion.WithKind("DeleteOptions")
 		obj, _, err := info.Serializer.Decode(body, &gvk, o)

@@ -50,6 +50,8 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
+	// Who doesn't read isn't told of the end either.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout + farewell))
 
 	watch, failed := s.store.Watch(ctx, c.kind, store.WatchQuery{
 		Namespace: query.Namespace, Name: query.Name, Labels: query.Labels, Fields: query.Fields,
@@ -96,6 +98,9 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 		}
 	}
 }
+
+// farewell is how long the end of a watch may take to be written.
+const farewell = time.Second
 
 // watchTime spreads the ends of watches, so that clients don't all come back at once.
 func (s *server) watchTime() time.Duration {

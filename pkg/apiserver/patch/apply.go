@@ -15,7 +15,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
+
+	"skiff/pkg/apiserver/request"
 )
+
+// maxCopied is how many bytes a JSON patch's copies may add, as in Kubernetes: each copies what the
+// ones before have made, so that twenty could ask for terabytes.
+const maxCopied = 3 << 20
+
+func init() { jsonpatch.AccumulatedCopySizeLimit = maxCopied } // the library has it as a variable only
 
 // MaxOperations is how many operations a JSON patch may have: "copy" lets few bytes do much.
 const MaxOperations = 10000
@@ -132,7 +140,7 @@ func (p *Patch) strategic(current runtime.Object) (runtime.Object, []error, erro
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	patched, err := strategicpatch.StrategicMergeMapPatch(original, change, p.New())
+	patched, err := mergeStrategic(original, change, p.New())
 	if err != nil {
 		return nil, nil, strategicError(err)
 	}
@@ -147,6 +155,17 @@ func (p *Patch) strategic(current runtime.Object) (runtime.Object, []error, erro
 	return obj, violations, nil
 }
 
+// mergeStrategic is strategicpatch's merge, which panics at what it doesn't expect: a merge key that is an
+// object, say.
+func mergeStrategic(original, change map[string]any, dataStruct any) (patched map[string]any, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = apierrors.NewBadRequest(fmt.Sprintf("error applying patch: %v", reason))
+		}
+	}()
+	return strategicpatch.StrategicMergeMapPatch(original, change, dataStruct)
+}
+
 func strategicError(err error) error {
 	switch err {
 	case mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys,
@@ -155,5 +174,5 @@ func strategicError(err error) error {
 	case mergepatch.ErrNoListOfLists, mergepatch.ErrPatchContentNotMatchRetainKeys:
 		return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 	}
-	return err
+	return request.Plain(err)
 }

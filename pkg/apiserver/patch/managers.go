@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"skiff/pkg/api"
+	"skiff/pkg/apiserver/request"
 )
 
 // Managers holds the field managers of all kinds, made when first asked for.
@@ -143,7 +144,7 @@ func (m *Manager) Apply(live api.Object, configuration runtime.Object, owner str
 	}
 	result, err := manager.Apply(live, configuration, owner, force)
 	if err != nil {
-		return nil, err
+		return nil, request.Plain(err)
 	}
 	return result.(api.Object), nil
 }
