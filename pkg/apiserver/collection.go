@@ -29,7 +29,7 @@ func (s *server) deleteCollection(w http.ResponseWriter, r *http.Request, c *cal
 	if err != nil {
 		return err
 	}
-	options, err := s.deleteOptions(r)
+	options, err := deleteOptions(r)
 	if err != nil {
 		return err
 	}

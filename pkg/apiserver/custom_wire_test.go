@@ -54,6 +54,9 @@ func TestCustomFormats(t *testing.T) {
 		{"other version", "GET", "/apis/sea.example.com/v2/namespaces/default/boats", "", "", "", 404, "the server could not find the requested resource"},
 		{"version of the body", "POST", seaV1, asJSON, `{"apiVersion":"sea.example.com/v9","kind":"Boat","metadata":{"name":"x"}}`, "", 400,
 			"the API version in the data (sea.example.com/v9) does not match the expected API version (sea.example.com/v1)"},
+		{"options of its group", "DELETE", seaV1 + "/none", asJSON, `{"apiVersion":"sea.example.com/v1","kind":"DeleteOptions"}`, "", 404, `boats.sea.example.com \"none\" not found`},
+		{"options of no group", "DELETE", seaV1 + "/none", asJSON, `{"apiVersion":"no.such/v1","kind":"DeleteOptions"}`, "", 404, `boats.sea.example.com \"none\" not found`},
+		{"no options", "DELETE", seaV1 + "/none", asJSON, `{"apiVersion":"sea.example.com/v1","kind":"Boat"}`, "", 400, `no kind \"Boat\" is registered`},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			var headers []string

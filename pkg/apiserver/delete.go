@@ -17,7 +17,7 @@ import (
 
 // delete deletes one object: at once, or by marking it for whoever finishes the deletion.
 func (s *server) delete(w http.ResponseWriter, r *http.Request, c *call) error {
-	options, err := s.deleteOptions(r)
+	options, err := deleteOptions(r)
 	if err != nil {
 		return err
 	}

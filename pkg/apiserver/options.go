@@ -93,8 +93,12 @@ func patchOptions(r *http.Request, patch types.PatchType) (*metav1.PatchOptions,
 	return o, invalidOptions("PatchOptions", validation.ValidatePatchOptions(o, patch))
 }
 
+// optionsCodec reads options as of any group and version: typed clients call those in a body by
+// the group that they delete from, custom ones included.
+var optionsCodec = &codec{media: internalscheme.Codecs.SupportedMediaTypes()}
+
 // deleteOptions come in the body or, without one, in the query.
-func (s *server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
+func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	body, err := readBody(r)
 	if err != nil {
 		return nil, err
@@ -105,7 +109,7 @@ func (s *server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 			return nil, err
 		}
 	} else {
-		info, err := s.codec.bodyFormat(r)
+		info, err := optionsCodec.bodyFormat(r)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +117,7 @@ func (s *server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 		gvk := metav1.SchemeGroupVersion.WithKind("DeleteOptions")
-		obj, _, err := info.Serializer.Decode(body, &gvk, o)
+		obj, _, err := internalscheme.Codecs.DecoderToVersion(info.Serializer, gvk.GroupVersion()).Decode(body, &gvk, o)
 		if err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -29,8 +30,9 @@ type Authorizer struct {
 	node   *nodeAuthorizer
 	source Source
 	policy *Policy
-	synced atomic.Int32 // resources whose first list has arrived
-	stored atomic.Bool  // the policy is
+	synced atomic.Int32  // resources whose first list has arrived
+	read   chan struct{} // closed when all of them have
+	stored atomic.Bool   // the policy is
 }
 
 // New returns an Authorizer that knows nothing until [Authorizer.Run] feeds it.
@@ -39,7 +41,7 @@ func New(source Source) (*Authorizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Authorizer{RBAC: NewRBAC(), node: newNodeAuthorizer(policy), source: source, policy: policy}, nil
+	return &Authorizer{RBAC: NewRBAC(), node: newNodeAuthorizer(policy), source: source, policy: policy, read: make(chan struct{})}, nil
 }
 
 // Verdict is the answer to one request. The zero value is a denial.
@@ -65,8 +67,26 @@ func (v Verdict) Reason() string {
 	return v.reason + "\n" + missing
 }
 
-// Authorize decides whether user may do what info asks for.
+// firstReading is how long a denial waits for what decisions depend on to be read.
+const firstReading = 10 * time.Second
+
+// Authorize decides whether user may do what info asks for. Until everything has been read, a
+// denial waits: to the clients of a server that has just been restarted it would be final.
 func (a *Authorizer) Authorize(ctx context.Context, user *request.User, info *request.Info) Verdict {
+	read := a.Ready() == nil
+	verdict := a.decide(ctx, user, info)
+	if verdict.Allowed || read {
+		return verdict
+	}
+	select {
+	case <-a.read:
+	case <-time.After(firstReading):
+	case <-ctx.Done():
+	}
+	return a.decide(ctx, user, info)
+}
+
+func (a *Authorizer) decide(ctx context.Context, user *request.User, info *request.Info) Verdict {
 	if user.InGroup(request.Masters) {
 		return Verdict{Allowed: true}
 	}
@@ -100,7 +120,7 @@ func (a *Authorizer) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	follow := func(resource schema.GroupResource, handle func([]lookup.Change)) {
 		group.Go(func() error {
-			err := a.source.Follow(ctx, resource, func() { a.synced.Add(1) }, handle)
+			err := a.source.Follow(ctx, resource, a.sync, handle)
 			return fmt.Errorf("authorizer: following %s: %w", resource, err)
 		})
 	}
@@ -127,12 +147,24 @@ func (a *Authorizer) Run(ctx context.Context) error {
 	return err
 }
 
+// sources is how many resources decisions depend on.
+var sources = int32(4 + len(graphResources))
+
+// sync notes that the first list of one more of them has arrived.
+func (a *Authorizer) sync() {
+	if a.synced.Add(1) == sources {
+		close(a.read)
+	}
+}
+
 // Ready is nil once all that decisions depend on has been read.
 func (a *Authorizer) Ready() error {
-	if want := int32(4 + len(graphResources)); a.synced.Load() < want {
-		return fmt.Errorf("authorizer: %d of %d resources read", a.synced.Load(), want)
+	select {
+	case <-a.read:
+		return nil
+	default:
+		return fmt.Errorf("authorizer: %d of %d resources read", a.synced.Load(), sources)
 	}
-	return nil
 }
 
 // BootstrapReady is nil once the default roles and bindings are stored (Kubernetes'

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -124,6 +125,62 @@ func running(t *testing.T, objects ...api.Object) (*Authorizer, *lookup.Fake) {
 		t.Fatal(err)
 	}
 	return a, f
+}
+
+// lateSource delivers nothing before its gate opens.
+type lateSource struct {
+	*lookup.Fake
+	gate chan struct{}
+}
+
+func (s lateSource) Follow(ctx context.Context, resource schema.GroupResource, synced func(), handle func([]lookup.Change)) error {
+	select {
+	case <-s.gate:
+		return s.Fake.Follow(ctx, resource, synced, handle)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A server that has just been started must not deny what it will allow when it has read the bindings.
+func TestDenialsWaitForTheFirstReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := lateSource{gate: make(chan struct{}), Fake: lookup.NewFake(
+			&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "r"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}}},
+			&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "b"}, RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "r"},
+				Subjects: []rbacv1.Subject{{Kind: "User", Name: "bob"}}})}
+		a, err := New(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+
+		info := infoOf(t, "get ns//pods=p")
+		ask := func(name string, groups ...string) <-chan bool {
+			answer := make(chan bool, 1)
+			go func() { answer <- a.Authorize(t.Context(), &request.User{Name: name, Groups: groups}, info).Allowed }()
+			return answer
+		}
+		began := time.Now()
+		if !<-ask("root", request.Masters) || time.Since(began) != 0 {
+			t.Error("an administrator waited, or was denied")
+		}
+		if <-ask("bob") || time.Since(began) != firstReading {
+			t.Errorf("a denial came after %v, want %v", time.Since(began), firstReading)
+		}
+		bob, eve := ask("bob"), ask("eve")
+		synctest.Wait()
+		close(source.gate)
+		if !<-bob || <-eve {
+			t.Error("once the bindings are read, bob may and eve may not")
+		}
+		if waited := time.Since(began); waited != firstReading {
+			t.Errorf("they waited %v longer than needed", waited-firstReading)
+		}
+	})
 }
 
 func TestRunFollowsTheCluster(t *testing.T) {

@@ -270,7 +270,8 @@ func TestAuthorizeDoesNotAllocate(t *testing.T) {
 
 func TestReasons(t *testing.T) {
 	rbac := NewRBAC()
-	authorizer := &Authorizer{RBAC: rbac, node: newNodeAuthorizer(defaultPolicy(t))}
+	authorizer := &Authorizer{RBAC: rbac, node: newNodeAuthorizer(defaultPolicy(t)), read: make(chan struct{})}
+	close(authorizer.read)
 	rbac.Apply([]lookup.Change{
 		{Object: &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "r"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}}}},
 		{Object: &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "crb"}, RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "r"},
