@@ -10,13 +10,13 @@ VERSION := v1.36.0+skiff
 VERSION_PACKAGE := k8s.io/component-base/version
 LDFLAGS := -s -w -X $(VERSION_PACKAGE).gitVersion=$(VERSION) -X $(VERSION_PACKAGE).gitMajor=1 -X $(VERSION_PACKAGE).gitMinor=36
 
-.PHONY: help deps build images up down test unit node machines fault soak lint bench clean
+.PHONY: help deps build images up down test unit node clients machines fault soak lint bench clean
 
 help:
 	@echo "make up      deps, build, a one-node cluster, and manifests/hello.yaml served by it"
 	@echo "make down    delete that cluster"
 	@echo "make test    all that CI runs: lint, and the tests of every tier"
-	@echo "make unit | node | machines | fault | lint | bench    one part of it"
+	@echo "make unit | node | clients | machines | fault | lint | bench    one part of it"
 	@echo "make soak    the faults in random order, for SOAK=1h"
 	@echo "make deps    install the missing programs (Debian)"
 	@echo "make build   build the binaries into bin/"
@@ -52,7 +52,7 @@ up: deps build images
 down:
 	@bin/ctl cluster delete skiff
 
-test: deps lint unit node machines fault
+test: deps lint unit node clients machines fault
 
 # Pure logic, and one real apiserver and etcd.
 unit:
@@ -61,6 +61,11 @@ unit:
 # Whole clusters with real containers.
 node: build images
 	$(GO) test -count=1 -timeout 30m ./test/node/...
+
+# Programs that others have written for Kubernetes: a module of its own, for Helm and
+# controller-runtime stay out of what Skiff is built from.
+clients: build images
+	cd test/clients && $(GO) test -count=1 -timeout 10m ./...
 
 # docs/operations.md, followed to the letter on machines of the test's own.
 machines: build images
@@ -76,8 +81,9 @@ soak: build images
 
 lint:
 	@test -z "$$(gofmt -l cmd pkg hack test)" || { gofmt -l cmd pkg hack test; echo "gofmt these files"; exit 1; }
-	$(GO) vet ./...
-	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	for module in . test/clients; do \
+	  (cd $$module && $(GO) vet ./... && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...) || exit 1; \
+	done
 
 bench: deps build images
 	$(GO) run ./hack/bench
