@@ -9,10 +9,11 @@ import (
 	"slices"
 )
 
-// normaliser makes equal what two servers can't have in common. Revisions and uids become the order in
-// which they were seen, so that it still shows whether two of them are the same.
+// normaliser makes equal what two servers can't have in common. Uids become the order in
+// which they were seen, and revisions how they stand to those before: it still shows whether two are the same.
 type normaliser struct {
-	seen map[string]string
+	seen     map[string]string
+	versions map[string][]string // of each object, in order
 }
 
 var (
@@ -21,10 +22,9 @@ var (
 	addresses = regexp.MustCompile(`\b10\.96\.\d+\.\d+\b`)
 	generated = regexp.MustCompile(`\b(generated-|kube-api-access-)[a-z0-9]{5}\b`)
 	ports     = regexp.MustCompile(`\b3[0-2]\d\d\d\b`)
-	quoted    = regexp.MustCompile(`Invalid value: "\{(\\.|[^"\\])*"`) // the whole object
 	tokens    = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+`)
 	ages      = regexp.MustCompile(`^(\d+[smhdy])+$`)
-	versions  = regexp.MustCompile(`\b(resourceVersion|revision|resource version|uid)(:? )\d+\b`)
+	records   = regexp.MustCompile(`(in record \()\d+\)`)
 )
 
 func (n *normaliser) ordinal(kind, value string) string {
@@ -38,15 +38,34 @@ func (n *normaliser) ordinal(kind, value string) string {
 	return n.seen[key]
 }
 
+// version says how an object's revision stands to the one that was seen before.
+func (n *normaliser) version(uid, version string) string {
+	if n.versions == nil {
+		n.versions = map[string][]string{}
+	}
+	before := n.versions[uid]
+	switch i := slices.Index(before, version); {
+	case i < 0:
+		n.versions[uid] = append(before, version)
+		return "<a new version>"
+	case i < len(before)-1:
+		return "<an old version>"
+	}
+	return "<the same version>"
+}
+
 func (n *normaliser) text(s string) string {
 	s = uuids.ReplaceAllStringFunc(s, func(id string) string { return n.ordinal("uid", id) })
 	s = times.ReplaceAllString(s, "<time>")
 	s = addresses.ReplaceAllString(s, "<address>")
 	s = generated.ReplaceAllString(s, "$1<random>")
 	s = ports.ReplaceAllString(s, "<port>")
-	s = quoted.ReplaceAllString(s, `Invalid value: <object>`)
 	s = tokens.ReplaceAllString(s, "<token>")
-	return versions.ReplaceAllString(s, "$1$2<version>")
+	s = records.ReplaceAllString(s, "$1<version>)")
+	for _, w := range wordings {
+		s = w.text.ReplaceAllString(s, w.instead)
+	}
+	return s
 }
 
 func (n *normaliser) value(v any) any {
@@ -77,7 +96,7 @@ func (n *normaliser) field(key string, in map[string]any, v any) any {
 			if _, list := in["continue"]; list || len(in) <= 2 && in["name"] == nil {
 				return "<list's version>"
 			}
-			return n.ordinal("version", text)
+			return n.version(fmt.Sprint(in["uid"]), text)
 		}
 	case "continue":
 		if isText && text != "" {
@@ -90,6 +109,15 @@ func (n *normaliser) field(key string, in map[string]any, v any) any {
 		entries, _ := n.value(v).([]any)
 		slices.SortStableFunc(entries, func(a, b any) int { return cmp.Compare(order(a), order(b)) })
 		return entries
+	case "causes":
+		// Kubernetes says some of them twice.
+		var once []any
+		for _, cause := range n.value(v).([]any) {
+			if !slices.ContainsFunc(once, func(other any) bool { return short(other) == short(cause) }) {
+				once = append(once, cause)
+			}
+		}
+		return once
 	case "cells":
 		cells, _ := n.value(v).([]any)
 		for i := range cells {
@@ -129,7 +157,11 @@ func compare(prefix string, skiff, kubernetes []exchange) []difference {
 		if x.name != y.name {
 			return append(all, difference{name, "the sequence itself", x.name, y.name})
 		}
-		all = append(all, between("status", x.Status, y.Status)...)
+		if x.Status != y.Status {
+			// The bodies have nothing in common then.
+			all = append(all, difference{name, "status", answer(&a, x), answer(&b, y)})
+			continue
+		}
 		all = append(all, between("type", x.Type, y.Type)...)
 		all = append(all, between("warnings", texts(&a, x.Warnings), texts(&b, y.Warnings))...)
 		all = append(all, between("body", a.value(x.Body), b.value(y.Body))...)
@@ -141,6 +173,14 @@ func compare(prefix string, skiff, kubernetes []exchange) []difference {
 		all = append(all, difference{prefix, "number of answers", fmt.Sprint(len(skiff)), fmt.Sprint(len(kubernetes))})
 	}
 	return all
+}
+
+// answer is a reply in one line.
+func answer(n *normaliser, e exchange) string {
+	if message, ok := at(e.Body, "message").(string); ok {
+		return fmt.Sprintf("%d %s", e.Status, n.text(message))
+	}
+	return fmt.Sprint(e.Status)
 }
 
 func texts(n *normaliser, all []string) []any {

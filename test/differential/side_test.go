@@ -66,7 +66,7 @@ func (s *side) do(c call) map[string]any {
 
 // send sends a call. What doesn't get an answer at all ends the test.
 func (s *side) send(c call) exchange {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // cleanups send as well
 	defer cancel()
 	var body io.Reader
 	switch b := c.body.(type) {
