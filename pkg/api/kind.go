@@ -68,6 +68,8 @@ type Kind struct {
 	// Kubernetes still stores an older version whose wire format is the same
 	// (v1beta1 mutating admission policies, until 1.37). Both are read.
 	StorageVersion string
+	// Decoded completes an object that comes from etcd with what its protobuf form has no place for.
+	Decoded func(Object)
 	// StoredAsJSON says that etcd holds JSON (custom resources, CRDs, APIServices)
 	// instead of the k8s\x00 protobuf envelope.
 	StoredAsJSON bool

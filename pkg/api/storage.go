@@ -53,6 +53,9 @@ func DecodeStored(k *Kind, data []byte) (Object, error) {
 		return nil, fmt.Errorf("decoding stored %s: %w", k.Resource, err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(k.StoredKind())
+	if k.Decoded != nil {
+		k.Decoded(obj)
+	}
 	return obj, nil
 }
 

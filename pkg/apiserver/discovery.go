@@ -49,7 +49,7 @@ type aggregated struct {
 // serve answers the paths /api, /apis and those below that name no resource.
 func (d *discovery) serve(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return methodNotAllowed(schema.GroupResource{}, "")
+		return methodNotAllowed()
 	}
 	view := d.server.cfg.Catalogue.View()
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")

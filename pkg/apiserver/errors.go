@@ -67,7 +67,17 @@ func (s *server) writeStatus(w http.ResponseWriter, r *http.Request, st *metav1.
 }
 
 func notFoundPath() error {
-	return apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, true)
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false)
+}
+
+func methodNotAllowed() error {
+	return apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
+}
+
+// unroutable refuses a request whose media types no route of Kubernetes has; it refuses in these words then,
+// before it looks at the resource.
+func unroutable(code int, message string) error {
+	return apierrors.NewGenericServerResponse(code, "", schema.GroupResource{}, "", message, 0, false)
 }
 
 func unsupportedMediaType(accepted []string) error {

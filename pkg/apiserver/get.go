@@ -59,7 +59,7 @@ func readRevision(resourceVersion string) (int64, error) {
 	}
 	revision, err := strconv.ParseInt(resourceVersion, 10, 64)
 	if err != nil || revision < 0 {
-		return 0, apierrors.NewBadRequest(fmt.Sprintf("Invalid value: %q: strconv.ParseUint: parsing %q: invalid syntax", resourceVersion, resourceVersion))
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: Invalid value: %q: strconv.ParseUint: parsing %q: invalid syntax", resourceVersion, resourceVersion))
 	}
 	return revision, nil
 }

@@ -90,6 +90,26 @@ func (c *codec) notAcceptable(watch bool) error {
 	return notAcceptable("only the following media types are accepted: " + strings.Join(types, ", "))
 }
 
+// refused is the refusal of a request for a resource. One that asks for nothing that is known gets no further than the
+// route of the kind in Kubernetes; those of custom resources aren't routed that way.
+func (c *codec) refused(r *http.Request, call *call) error {
+	known := slices.ContainsFunc(parseAccept(r.Header.Get("Accept")), func(clause clause) bool {
+		return slices.ContainsFunc(c.media, func(info runtime.SerializerInfo) bool { return clause.matches(&info) })
+	})
+	if known || call.kind.Custom != nil {
+		return c.notAcceptable(false)
+	}
+	types := c.mediaTypes()
+	if call.Verb == "list" || call.Verb == "watch" {
+		for _, info := range c.media {
+			if info.StreamSerializer != nil {
+				types = append(types, info.MediaType+";stream=watch")
+			}
+		}
+	}
+	return unroutable(http.StatusNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+strings.Join(types, ", "))
+}
+
 // wantsPretty is true when the query says so, or for clients with a human behind them.
 func wantsPretty(r *http.Request) bool {
 	if strings.Contains(r.URL.RawQuery, "pretty") {

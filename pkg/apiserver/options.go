@@ -167,7 +167,8 @@ func fieldNames(kind *api.Kind) fields.TransformFunc {
 		if to, ok := kind.FieldAliases[name]; ok {
 			name = to
 		}
-		if name == "metadata.name" || (name == "metadata.namespace" && kind.Namespaced) {
+		// Kinds without fields of their own have both, even those that have no namespace.
+		if name == "metadata.name" || name == "metadata.namespace" && (kind.Namespaced || known == nil && kind.Custom == nil) {
 			return name, value, nil
 		}
 		if _, ok := known[name]; ok {

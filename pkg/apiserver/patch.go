@@ -64,8 +64,12 @@ func (s *server) readPatch(r *http.Request, c *call) (*patchRequest, error) {
 	if c.kind.Custom != nil && (c.sub == nil || c.sub.Scale == nil) {
 		supported = slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return t == string(types.StrategicMergePatchType) })
 	}
-	if err != nil || !slices.Contains(supported, contentType) {
+	switch {
+	case err == nil && slices.Contains(supported, contentType):
+	case c.kind.Custom != nil:
 		return nil, unsupportedMediaType(supported)
+	default:
+		return nil, unroutable(http.StatusUnsupportedMediaType, "415: Unsupported Media Type")
 	}
 	p := &patchRequest{kind: types.PatchType(contentType)}
 	if p.body, err = readBody(r); err != nil {
@@ -146,11 +150,12 @@ func (s *server) patchObject(r *http.Request, p *patchRequest, current runtime.O
 func readConfiguration(r *http.Request, p *patchRequest) (*unstructured.Unstructured, error) {
 	configuration := &unstructured.Unstructured{Object: map[string]any{}}
 	document, err := yaml.YAMLToJSON(p.body)
-	if err == nil {
-		err = kjson.UnmarshalCaseSensitivePreserveInts(document, &configuration.Object) // a custom resource's integers stay what they are
-	}
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: error converting YAML to JSON: %v", err))
+	}
+	// A custom resource's integers stay what they are.
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(document, &configuration.Object); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: error unmarshaling JSON: while decoding JSON: %v", err))
 	}
 	if p.options.FieldValidation == metav1.FieldValidationIgnore {
 		return configuration, nil

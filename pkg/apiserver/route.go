@@ -51,7 +51,7 @@ func (s *server) router() http.Handler {
 	}
 	r.NotFoundHandler = s.handler(func(http.ResponseWriter, *http.Request) error { return notFoundPath() })
 	r.MethodNotAllowedHandler = s.handler(func(http.ResponseWriter, *http.Request) error {
-		return methodNotAllowed(schema.GroupResource{}, "")
+		return methodNotAllowed()
 	})
 	return r
 }
@@ -63,10 +63,6 @@ func (s *server) handler(serve func(http.ResponseWriter, *http.Request) error) h
 			s.writeError(w, r, err)
 		}
 	})
-}
-
-func methodNotAllowed(gr schema.GroupResource, verb string) error {
-	return apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, verb, gr, "", "", 0, true)
 }
 
 // call is a request for a resource that exists.
@@ -146,13 +142,13 @@ func (s *server) resource(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	warnDeprecated(r, c)
 	if c.sub != nil && c.sub.Action {
 		return s.action(w, r, c)
 	}
 	if c.accept = s.codec.accept(r, c.formats()); c.accept == nil {
-		return s.codec.notAcceptable(false)
+		return s.codec.refused(r, c)
 	}
+	warnDeprecated(r, c)
 	if c.kind.Virtual && info.Verb != "create" {
 		return s.readVirtual(w, r, c)
 	}
@@ -174,7 +170,7 @@ func (s *server) resource(w http.ResponseWriter, r *http.Request) error {
 	case "deletecollection":
 		return s.deleteCollection(w, r, c)
 	}
-	return methodNotAllowed(c.kind.GroupResource(), info.Verb)
+	return methodNotAllowed()
 }
 
 // warnDeprecated tells people that a kind is on its way out, as its Go type knows. Components,
@@ -267,7 +263,7 @@ func (s *server) find(r *http.Request, info *request.Info) (*call, error) {
 		// Names are in the body of a create and in the path of the others.
 		info.Verb == "create" && info.Name != "" && c.sub == nil,
 		info.Verb != "create" && info.Name == "" && info.Verb != "list" && info.Verb != "watch" && info.Verb != "deletecollection":
-		return nil, methodNotAllowed(kind.GroupResource(), info.Verb)
+		return nil, methodNotAllowed()
 	}
 	if info.Verb == "list" || info.Verb == "deletecollection" || info.Verb == "watch" {
 		// A name there comes from a selector; it is for the authorizer.

@@ -89,11 +89,18 @@ func defaultStatefulSet(obj api.Object) {
 	defaultCount(&s.Replicas, 1)
 	defaultCount(&s.RevisionHistoryLimit, defaultHistory)
 	core.DefaultPodTemplate(&s.Template)
+	nameClaims(obj)
 	for i := range s.VolumeClaimTemplates {
-		t := &s.VolumeClaimTemplates[i]
-		// Nested objects have shown their kind since before 1.17; clients compare it.
-		t.APIVersion, t.Kind = "v1", "PersistentVolumeClaim"
-		core.DefaultClaim(t)
+		core.DefaultClaim(&s.VolumeClaimTemplates[i])
+	}
+}
+
+// nameClaims: the claims of a stateful set have shown their kind since before 1.17, and clients compare it. In
+// protobuf, nested objects have none.
+func nameClaims(obj api.Object) {
+	claims := obj.(*appsv1.StatefulSet).Spec.VolumeClaimTemplates
+	for i := range claims {
+		claims[i].APIVersion, claims[i].Kind = "v1", "PersistentVolumeClaim"
 	}
 }
 

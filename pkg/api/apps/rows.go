@@ -75,6 +75,7 @@ func statefulSetKind() *api.Kind {
 		UnconditionalUpdate: true,
 		HasGeneration:       true,
 		Default:             defaultStatefulSet,
+		Decoded:             nameClaims,
 		NameValidation:      validation.NameIsDNSLabel,
 		Subresources: map[string]*api.Subresource{
 			"status": {ValidateUpdate: validateStatefulSetStatus},

@@ -23,7 +23,9 @@ func autoscalerKind() *api.Kind {
 			UnconditionalUpdate: true,
 			Default:             defaultAutoscaler,
 			NameValidation:      validation.NameIsDNSSubdomain,
-			Subresources:        map[string]*api.Subresource{"status": api.StatusView()},
+			Validate:            validateAutoscaler,
+			ValidateUpdate:      validateAutoscalerUpdate,
+			Subresources:        map[string]*api.Subresource{"status": {ValidateUpdate: validateStatusUpdate}},
 			Columns:             autoscalerColumns,
 			Cells:               autoscalerCells,
 		})
@@ -41,7 +43,9 @@ func autoscalerV1Kind() *api.Kind {
 			UnconditionalUpdate: true,
 			Default:             defaultAutoscalerV1,
 			NameValidation:      validation.NameIsDNSSubdomain,
-			Subresources:        map[string]*api.Subresource{"status": api.StatusView()},
+			Validate:            validateAutoscalerV1,
+			ValidateUpdate:      validateAutoscalerV1Update,
+			Subresources:        map[string]*api.Subresource{"status": {ValidateUpdate: validateStatusUpdate}},
 			Columns:             autoscalerColumns,
 			Cells:               autoscalerV1Cells,
 		})

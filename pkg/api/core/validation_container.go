@@ -167,7 +167,7 @@ func (c podCheck) container(at *field.Path, ctr *corev1.Container, in surroundin
 		volumeMounts(at.Child("volumeMounts"), ctr, in.volumes),
 		volumeDevices(at.Child("volumeDevices"), ctr, in.volumes),
 		pullPolicyKnown(at.Child("imagePullPolicy"), ctr.ImagePullPolicy),
-		c.resources(at.Child("resources"), &ctr.Resources, containerResourceName, in.claims),
+		c.resources(at.Child("resources"), &ctr.Resources, ContainerResourceName, in.claims),
 		resizePolicy(at.Child("resizePolicy"), ctr.ResizePolicy, in.spec.RestartPolicy),
 		securityContext(at.Child("securityContext"), ctr.SecurityContext, hostUsers(in.spec)),
 	)

@@ -84,7 +84,7 @@ func (c podCheck) spec(at *field.Path, s *corev1.PodSpec, name string, annotatio
 		errs = append(errs, PreemptionPolicy(at.Child("preemptionPolicy"), *p)...)
 	}
 	if s.Overhead != nil {
-		errs = append(errs, c.resources(at.Child("overhead"), &corev1.ResourceRequirements{Limits: s.Overhead}, containerResourceName, nil)...)
+		errs = append(errs, c.resources(at.Child("overhead"), &corev1.ResourceRequirements{Limits: s.Overhead}, ContainerResourceName, nil)...)
 	}
 	errs = append(errs, podOS(at, s)...)
 	if s.SchedulingGroup != nil {

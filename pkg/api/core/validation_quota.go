@@ -47,7 +47,7 @@ func limitType(at *field.Path, t corev1.LimitType) check.Errors {
 func limitItem(at *field.Path, l *corev1.LimitRangeItem) check.Errors {
 	name := resourceName(anyResourceName)
 	if l.Type == corev1.LimitTypePod || l.Type == corev1.LimitTypeContainer {
-		name = containerResourceName
+		name = ContainerResourceName
 	}
 	var errs check.Errors
 	defaults, requests := l.Default, l.DefaultRequest

@@ -62,7 +62,8 @@ func anyResourceName(at *field.Path, n corev1.ResourceName) check.Errors {
 	return nil
 }
 
-func containerResourceName(at *field.Path, n corev1.ResourceName) check.Errors {
+// ContainerResourceName is the name of a resource that a container can have.
+func ContainerResourceName(at *field.Path, n corev1.ResourceName) check.Errors {
 	errs := anyResourceName(at, n)
 	switch {
 	case !strings.Contains(string(n), "/"):
@@ -106,6 +107,11 @@ func quantities(at *field.Path, list corev1.ResourceList, name resourceName) che
 		errs = slices.Concat(errs, name(at, n), amount(at, n, list[n]))
 	}
 	return errs
+}
+
+// ValidateOverhead checks what a pod costs beyond its containers, as if it were a container's limits.
+func ValidateOverhead(at *field.Path, list corev1.ResourceList) check.Errors {
+	return podCheck{}.resources(at, &corev1.ResourceRequirements{Limits: list}, ContainerResourceName, nil)
 }
 
 func (c podCheck) resources(at *field.Path, r *corev1.ResourceRequirements, name resourceName, claims map[string]bool) check.Errors {

@@ -16,6 +16,11 @@ import (
 	"skiff/pkg/api/check"
 )
 
+// ValidateTolerations checks the tolerations of a new template, or of something like one.
+func ValidateTolerations(at *field.Path, list []corev1.Toleration) check.Errors {
+	return podCheck{}.tolerations(at, list)
+}
+
 func (c podCheck) tolerations(at *field.Path, list []corev1.Toleration) check.Errors {
 	var errs check.Errors
 	for i := range list {

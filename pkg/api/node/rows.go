@@ -19,6 +19,8 @@ func runtimeClassKind() *api.Kind {
 	return api.Define[nodev1.RuntimeClass, nodev1.RuntimeClassList](gv, "runtimeclasses", api.Kind{
 		CreateOnUpdate: true,
 		NameValidation: validation.NameIsDNSSubdomain,
+		Validate:       validateClass,
+		ValidateUpdate: validateClassUpdate,
 		Columns:        runtimeClassColumns,
 		Cells:          runtimeClassCells,
 	})

@@ -40,6 +40,8 @@ func volumeAttachmentKind() *api.Kind {
 	return api.Define[storagev1.VolumeAttachment, storagev1.VolumeAttachmentList](gv, "volumeattachments", api.Kind{
 		Default:        defaultVolumeAttachment,
 		ReturnsDeleted: true,
+		Validate:       validateAttachment,
+		ValidateUpdate: validateAttachmentUpdate,
 		NameValidation: validation.NameIsDNSSubdomain,
 		Subresources:   map[string]*api.Subresource{"status": api.StatusViewWith(api.KeepMeta)},
 		Columns:        volumeAttachmentColumns,
@@ -50,6 +52,8 @@ func volumeAttachmentKind() *api.Kind {
 func csiNodeKind() *api.Kind {
 	return api.Define[storagev1.CSINode, storagev1.CSINodeList](gv, "csinodes", api.Kind{
 		ReturnsDeleted: true,
+		Validate:       validateNode,
+		ValidateUpdate: validateNodeUpdate,
 		NameValidation: validation.NameIsDNSSubdomain,
 		Columns:        csiNodeColumns,
 		Cells:          csiNodeCells,
@@ -62,6 +66,8 @@ func csiDriverKind() *api.Kind {
 		PrepareForCreate: prepareDriverCreate,
 		PrepareForUpdate: prepareDriverUpdate,
 		ReturnsDeleted:   true,
+		Validate:         validateDriver,
+		ValidateUpdate:   validateDriverUpdate,
 		NameValidation:   validation.NameIsDNSSubdomain,
 		Columns:          csiDriverColumns,
 		Cells:            csiDriverCells,
@@ -71,6 +77,8 @@ func csiDriverKind() *api.Kind {
 func csiStorageCapacityKind() *api.Kind {
 	return api.Define[storagev1.CSIStorageCapacity, storagev1.CSIStorageCapacityList](gv, "csistoragecapacities", api.Kind{
 		Namespaced:     true,
+		Validate:       validateCapacity,
+		ValidateUpdate: validateCapacityUpdate,
 		NameValidation: validation.NameIsDNSSubdomain,
 		Columns:        csiCapacityColumns,
 		Cells:          csiCapacityCells,
@@ -82,6 +90,8 @@ func volumeAttributesClassKind() *api.Kind {
 		ShortNames:          []string{"vac"},
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,
+		Validate:            validateAttributes,
+		ValidateUpdate:      validateAttributesUpdate,
 		NameValidation:      validation.NameIsDNSSubdomain,
 		Columns:             volumeAttributesClassColumns,
 		Cells:               volumeAttributesClassCells,

@@ -1,11 +1,14 @@
 package storage
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/pkg/api"
@@ -22,6 +25,38 @@ func validateClass(obj api.Object) field.ErrorList {
 		errs = append(errs, field.Required(field.NewPath("volumeBindingMode"), ""))
 	} else {
 		errs = append(errs, check.OneOf(field.NewPath("volumeBindingMode"), *m, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+	}
+	return append(errs, topologies(field.NewPath("allowedTopologies"), c.AllowedTopologies)...)
+}
+
+func topologies(at *field.Path, terms []corev1.TopologySelectorTerm) check.Errors {
+	var errs check.Errors
+	seen := make([]map[string]sets.Set[string], 0, len(terms))
+	for i, term := range terms {
+		values := map[string]sets.Set[string]{}
+		at := at.Index(i).Child("matchLabelExpressions")
+		for j, e := range term.MatchLabelExpressions {
+			at := at.Index(j)
+			if len(e.Values) == 0 {
+				errs = append(errs, field.Required(at.Child("values"), ""))
+			}
+			for k, v := range e.Values {
+				if slices.Contains(e.Values[:k], v) {
+					errs = append(errs, field.Duplicate(at.Child("values").Index(k), v))
+				}
+			}
+			errs = append(errs, metavalidation.ValidateLabelName(e.Key, at.Child("key"))...)
+			if values[e.Key] != nil {
+				errs = append(errs, field.Duplicate(at.Child("key"), e.Key))
+			}
+			values[e.Key] = sets.New(e.Values...)
+		}
+		if slices.ContainsFunc(seen, func(other map[string]sets.Set[string]) bool {
+			return maps.EqualFunc(values, other, sets.Set[string].Equal)
+		}) {
+			errs = append(errs, field.Duplicate(at, ""))
+		}
+		seen = append(seen, values)
 	}
 	return errs
 }
