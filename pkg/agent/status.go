@@ -10,7 +10,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/component-helpers/resource"
 )
 
 // ownConditions are the pod conditions that the agent owns; others are kept as
@@ -63,10 +62,6 @@ func Status(pod *v1.Pod, s *State, old *v1.PodStatus, hostIPs []string, now time
 	}
 	addresses(pod, s, &status, hostIPs)
 	status.Conditions = conditions(pod, s, &status, old, now)
-	if pod.Spec.Resources != nil {
-		status.Resources = pod.Spec.Resources.DeepCopy()
-		status.AllocatedResources = resource.PodRequests(pod, resource.PodResourcesOptions{})
-	}
 	return status
 }
 
@@ -140,8 +135,7 @@ func containerStatus(pod *v1.Pod, s *State, c *Container, ending bool) v1.Contai
 		return cs
 	}
 	cs.Image, cs.ImageID, cs.ContainerID = a.ImageName, a.ImageID, "containerd://"+a.ID
-	cs.Resources = c.Spec.Resources.DeepCopy()
-	cs.AllocatedResources = c.Spec.Resources.Requests.DeepCopy()
+	// No Resources and AllocatedResources: by these the API knows nodes that can resize running containers.
 	groups := make([]int64, 0, len(a.User.Groups))
 	for _, g := range a.User.Groups {
 		groups = append(groups, int64(g))

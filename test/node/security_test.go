@@ -94,4 +94,10 @@ func TestRefused(t *testing.T) {
 	if p := finished(t, ns, "huge"); p.Status.Reason != "OutOfcpu" {
 		t.Errorf("huge: %s: %s", p.Status.Reason, p.Status.Message)
 	}
+	script(t, ns, "small", "sleep 1000", ", resources: {limits: {cpu: 100m}}", "")
+	waitPod(t, ns, "small", "runs", ready)
+	out, err := ctl("patch", "pod", "small", "-n", ns, "--subresource=resize", "-p", `{"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "200m"}, "requests": {"cpu": "200m"}}}]}}`)
+	if err == nil || !strings.Contains(out, "Pod running on node without support for resize") {
+		t.Errorf("resize: %v\n%s", err, out)
+	}
 }
