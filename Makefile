@@ -56,7 +56,7 @@ test: deps lint unit node clients machines fault
 
 # Pure logic, and one real apiserver and etcd.
 unit:
-	$(GO) test ./pkg/... ./cmd/... ./hack/... ./test/house/... ./test/fault/record/...
+	$(GO) test ./pkg/... ./cmd/... ./hack/... ./test/house/... ./test/fault/record/... ./test/differential
 
 # Whole clusters with real containers.
 node: build images

@@ -74,6 +74,10 @@ type Kind struct {
 	// instead of the k8s\x00 protobuf envelope.
 	StoredAsJSON bool
 
+	// Older reads the JSON of a stored object in another version, which Kubernetes writes still (CRDs, in v1beta1);
+	// nil without an error is a version that it doesn't know.
+	Older func(version string, data []byte) (Object, error)
+
 	// Custom is what a custom resource has beyond; nil for all that are Go types.
 	Custom *Custom
 

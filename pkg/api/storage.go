@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -48,8 +49,12 @@ func DecodeStored(k *Kind, data []byte) (Object, error) {
 		}
 		return obj, nil
 	}
-	obj := k.New()
-	if err := decodeInto(k, data, obj); err != nil {
+	obj, err := older(k, data)
+	if err == nil && obj == nil {
+		obj = k.New()
+		err = decodeInto(k, data, obj)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("decoding stored %s: %w", k.Resource, err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(k.StoredKind())
@@ -57,6 +62,22 @@ func DecodeStored(k *Kind, data []byte) (Object, error) {
 		k.Decoded(obj)
 	}
 	return obj, nil
+}
+
+// older is the object if it is stored in another version that the kind can read, else nil.
+func older(k *Kind, data []byte) (Object, error) {
+	if k.Older == nil || bytes.HasPrefix(data, envelope) {
+		return nil, nil
+	}
+	var head metav1.TypeMeta
+	if err := json.Unmarshal(data, &head); err != nil {
+		return nil, fmt.Errorf("neither protobuf envelope nor JSON: %w", err)
+	}
+	gvk := head.GroupVersionKind()
+	if gvk == k.StoredKind() || gvk.GroupKind() != k.StoredKind().GroupKind() {
+		return nil, nil
+	}
+	return k.Older(gvk.Version, data)
 }
 
 func decodeInto(k *Kind, data []byte, obj Object) error {

@@ -175,7 +175,7 @@ func (s *server) prepareNew(ctx context.Context, c *call, obj api.Object, option
 		errs = append(errs, c.kind.Validate(obj)...)
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(c.kind.GroupVersionKind.GroupKind(), obj.GetName(), errs)
+		return apierrors.NewInvalid(c.kind.StoredKind().GroupKind(), obj.GetName(), errs)
 	}
 	if c.kind.Warnings != nil {
 		for _, text := range c.kind.Warnings(obj, nil) {

@@ -331,7 +331,7 @@ func (s *server) validateSuccessor(ctx context.Context, c *call, obj, old api.Ob
 		errs = append(errs, c.kind.ValidateUpdate(obj, old)...)
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(c.kind.GroupVersionKind.GroupKind(), obj.GetName(), errs)
+		return apierrors.NewInvalid(c.kind.StoredKind().GroupKind(), obj.GetName(), errs)
 	}
 	if c.kind.Warnings != nil && c.sub == nil {
 		for _, text := range c.kind.Warnings(obj, old) {

@@ -27,6 +27,7 @@ func TestDifferential(t *testing.T) {
 	both(a, b, func(s *side) { begin(s, run) })
 	t.Cleanup(func() { both(a, b, func(s *side) { end(s, run) }) })
 	var calls, left int
+	explanations := map[string]int{}
 	sequence := func(name string, steps func(*side)) {
 		if !only.MatchString(name) {
 			return
@@ -35,10 +36,12 @@ func TestDifferential(t *testing.T) {
 		both(a, b, steps)
 		calls += len(a.log)
 		for _, d := range compare(name, a.log, b.log) {
-			if explained(d) == nil {
-				left++
-				t.Errorf("%s", d)
+			if k := explained(d); k != nil {
+				explanations[k.title]++
+				continue
 			}
+			left++
+			t.Errorf("%s", d)
 		}
 	}
 	for _, sub := range subjects(t, run) {
@@ -56,7 +59,10 @@ func TestDifferential(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(rest)) {
 		sequence(name, rest[name])
 	}
-	t.Logf("%d requests compared, %d differences left", calls, left)
+	for _, title := range slices.Sorted(maps.Keys(explanations)) {
+		t.Logf("explained: %4d %s", explanations[title], title)
+	}
+	t.Logf("%d requests compared, %d differences without an explanation", calls, left)
 }
 
 // both lets two sides do the same at the same time.

@@ -90,6 +90,9 @@ func (n *normaliser) value(v any) any {
 
 func (n *normaliser) field(key string, in map[string]any, v any) any {
 	text, isText := v.(string)
+	if _, isList := v.([]any); !isList && (key == "managedFields" || key == "causes" || key == "cells") {
+		return n.value(v) // a schema's property of that name
+	}
 	switch key {
 	case "resourceVersion":
 		if isText && text != "" && text != "0" {

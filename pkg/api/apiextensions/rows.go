@@ -38,6 +38,7 @@ func definitionKind() *api.Kind {
 		Categories:       []string{"api-extensions"},
 		StoragePath:      crdv1.GroupName + "/customresourcedefinitions",
 		StoredAsJSON:     true,
+		Older:            readOlder,
 		HasGeneration:    true,
 		AnyFinalizer:     true,
 		Default:          setDefaults,

@@ -58,10 +58,12 @@ func generatedSelector(j *batchv1.Job) check.Errors {
 }
 
 func jobSelector(s *batchv1.JobSpec) check.Errors {
+	var errs check.Errors
 	if s.Selector == nil {
-		return check.Errors{field.Required(specPath.Child("selector"), "")}
+		errs = append(errs, field.Required(specPath.Child("selector"), ""))
+	} else {
+		errs = check.Selector(specPath.Child("selector"), s.Selector, false)
 	}
-	errs := check.Selector(specPath.Child("selector"), s.Selector, false)
 	if selector, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil && !selector.Matches(labels.Set(s.Template.Labels)) {
 		errs = append(errs, field.Invalid(specPath.Child("template", "metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
 	}

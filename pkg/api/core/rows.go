@@ -268,6 +268,7 @@ func persistentVolumeClaimKind() *api.Kind {
 		Namespaced:          true,
 		UnconditionalUpdate: true,
 		Default:             defaultPersistentVolumeClaim,
+		Decoded:             defaultPersistentVolumeClaim, // Kubernetes stores new claims without their phase
 		PrepareForCreate:    prepareClaimCreate,
 		PrepareForUpdate:    prepareClaimUpdate,
 		ReturnsDeleted:      true,

@@ -31,7 +31,7 @@ func validateClass(obj api.Object) field.ErrorList {
 
 func topologies(at *field.Path, terms []corev1.TopologySelectorTerm) check.Errors {
 	var errs check.Errors
-	seen := make([]map[string]sets.Set[string], 0, len(terms))
+	seen := []map[string]sets.Set[string]{nil} // a term without expressions is a duplicate of nothing, as in Kubernetes
 	for i, term := range terms {
 		values := map[string]sets.Set[string]{}
 		at := at.Index(i).Child("matchLabelExpressions")
@@ -90,6 +90,7 @@ func parameters(at *field.Path, list map[string]string) check.Errors {
 func validateClassUpdate(obj, old api.Object) field.ErrorList {
 	c, was := obj.(*storagev1.StorageClass), old.(*storagev1.StorageClass)
 	return slices.Concat(
+		validateClass(obj),
 		check.Immutable(field.NewPath("parameters"), c.Parameters, was.Parameters),
 		check.Immutable(field.NewPath("provisioner"), c.Provisioner, was.Provisioner),
 		check.Immutable(field.NewPath("reclaimPolicy"), c.ReclaimPolicy, was.ReclaimPolicy),
