@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,8 +31,10 @@ func status(ctx context.Context, logger *slog.Logger, err error) *metav1.Status 
 		}
 		return &s
 	}
+	deadline, limited := ctx.Deadline()
+	late := limited && !time.Now().Before(deadline) // then HTTP/1 may have cancelled the request before its context ended
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled) && late:
 		s := apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0).Status()
 		return &s
 	case errors.Is(err, context.Canceled):
