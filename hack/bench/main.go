@@ -1,6 +1,6 @@
 // Command bench measures what a cluster costs on this machine: how long it
 // takes to start, to run a pod, to run a hundred, how much memory it holds
-// when idle, and how long a highly available one takes to go on when something in it
+// when idle, what each request costs its apiserver, and how long a highly available one takes to go on when something in it
 // breaks. It makes clusters of its own and takes them away again.
 //
 // The machine may be shared and noisy: the figures are for comparing two builds
@@ -37,14 +37,16 @@ func main() {
 	pods := flag.Int("pods", 10, "single pods to start")
 	replicas := flag.Int("replicas", 100, "replicas of the deployment")
 	trials := flag.Int("failover", 10, "how often to break each thing of a highly available cluster; 0 leaves that out")
+	api := flag.Int("api", 5000, "requests of each kind to an apiserver; 0 leaves that out")
+	kubernetes := flag.String("kubernetes", "", "URL,KUBECONFIG,PID[,PID]: a kube-apiserver that runs on this machine, and its etcd, to measure beside ours")
 	flag.Parse()
-	if err := run(*starts, *pods, *replicas, *trials); err != nil {
+	if err := run(*starts, *pods, *replicas, *api, *trials, *kubernetes); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(starts, pods, replicas, trials int) error {
+func run(starts, pods, replicas, api, trials int, kubernetes string) error {
 	dir, err := os.MkdirTemp("", "skiff-bench-")
 	if err != nil {
 		return err
@@ -59,6 +61,11 @@ func run(starts, pods, replicas, trials int) error {
 	ctx := context.Background()
 	if starts > 0 {
 		if err := oneNode(ctx, bin, starts, pods, replicas); err != nil {
+			return err
+		}
+	}
+	if api > 0 {
+		if err := benchAPI(ctx, bin, api, kubernetes); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -67,12 +69,22 @@ func (d drafted) Encoding(_ string, make func() ([]byte, error)) ([]byte, error)
 
 // encoded returns an object in a shape, as the version of kind; made once and kept if it is an entry.
 func encoded(kind *api.Kind, e item, s shape) ([]byte, error) {
+	return encodedAs(encodingKey(kind, s), kind, e, s)
+}
+
+// encodingKey names an encoding among those of an entry.
+func encodingKey(kind *api.Kind, s shape) string {
+	return string(s) + " " + kind.GroupVersion().String()
+}
+
+// encodedAs is encoded for those who have many objects, and the key at hand.
+func encodedAs(key string, kind *api.Kind, e item, s shape) ([]byte, error) {
 	if entry, ok := e.(*store.Entry); ok && s == shapeProto && entry.Kind.GroupVersionKind == kind.GroupVersionKind {
 		if message, ok := entry.Protobuf(make([]byte, 0, entry.ProtobufSize())); ok {
 			return message, nil // what is stored, without decoding it
 		}
 	}
-	return e.Encoding(string(s)+" "+kind.GroupVersion().String(), func() ([]byte, error) {
+	return e.Encoding(key, func() ([]byte, error) {
 		obj, err := e.As(kind)
 		if err != nil {
 			return nil, err
@@ -257,13 +269,26 @@ func (s *server) writeBody(w http.ResponseWriter, r *http.Request, code int, con
 	if r.Method == http.MethodHead {
 		return nil
 	}
+	if len(chunks) == 1 {
+		_, _ = out.Write(chunks[0])
+		return nil
+	}
+	buffer := buffers.Get().(*bufio.Writer)
+	defer buffers.Put(buffer)
+	buffer.Reset(out)
+	defer buffer.Reset(nil)
 	for _, chunk := range chunks {
-		if _, err := out.Write(chunk); err != nil {
+		if _, err := buffer.Write(chunk); err != nil {
 			return nil
 		}
 	}
+	_ = buffer.Flush()
 	return nil
 }
+
+// buffers gather chunks: left alone, HTTP/2 makes a frame of every 4 kB that it is given piece by piece, and each costs as much
+// as a large one.
+var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 128<<10) }}
 
 func acceptsGzip(r *http.Request) bool {
 	for encoding := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {

@@ -124,9 +124,10 @@ func (s *server) writeList(w http.ResponseWriter, r *http.Request, c *call, entr
 		gvk = *as
 	}
 	form := shapeFor(c.accept)
+	key := encodingKey(c.kind, form)
 	items := make([][]byte, len(entries))
 	for i, e := range entries {
-		item, err := encoded(c.kind, e, form)
+		item, err := encodedAs(key, c.kind, e, form)
 		if err != nil {
 			return err
 		}
