@@ -100,7 +100,9 @@ func drawWorld(t *rapid.T) *world {
 	for _, obj := range w.slowRBAC {
 		objects, changes = append(objects, obj), append(changes, lookup.Change{Object: obj})
 	}
-	w.Authorizer = &Authorizer{RBAC: NewRBAC(), node: newNodeAuthorizer(&Policy{}), source: lookup.NewFake(objects...)}
+	read := make(chan struct{})
+	close(read)
+	w.Authorizer = &Authorizer{RBAC: NewRBAC(), node: newNodeAuthorizer(&Policy{}), source: lookup.NewFake(objects...), read: read}
 	w.RBAC.Apply(changes)
 	return w
 }
