@@ -99,18 +99,21 @@ func subject(t testing.TB, k *api.Kind, seed uint64) map[string]any {
 }
 
 // garbage is what no field expects, or few.
-var garbage = []any{
-	nil, "", true, 0, -1, 1.5, 1e308, 1 << 62, json.Number("18446744073709551616"), json.Number("1e400"), []any{}, map[string]any{}, []any{nil}, map[string]any{"": nil},
-	"x", "\x00", "%s%d", "../..", "a/b/c/d", "é\U0001f600", strings.Repeat("x", 300), strings.Repeat("9", 100), "-0", "1e999999999", "1Ei", "0x7f", "5%", "-5%",
-	"2024-01-01T00:00:00Z", "0000-00-00T00:00:00Z", "1h", "-1ns", "1.2.3.4", "::1", "::ffff:1.2.3.4", "10.96.0.1/99", "example.com", "*.example.com", "system:masters",
-	"self.x == oldSelf.x", "((((a+)+)+)+)$", "{.spec.x[?(@.y)]}", "$(VAR)", "=", "!", "a in (b", map[string]any{"$patch": "replace"}, map[string]any{"$ref": "#"},
-	map[string]any{"matchExpressions": []any{map[string]any{"key": "", "operator": "Near", "values": []any{""}}}}, "All", "Always", "RollingUpdate", "LoadBalancer", "ExternalName", "None",
+func garbage(random *rand.Rand) any {
+	all := []any{
+		nil, "", true, 0, -1, 1.5, 1e308, 1 << 62, json.Number("18446744073709551616"), json.Number("1e400"), []any{}, map[string]any{}, []any{nil}, map[string]any{"": nil},
+		"x", "\x00", "%s%d", "../..", "a/b/c/d", "é\U0001f600", strings.Repeat("x", 300), strings.Repeat("9", 100), "-0", "1e999999999", "1Ei", "0x7f", "5%", "-5%",
+		"2024-01-01T00:00:00Z", "0000-00-00T00:00:00Z", "1h", "-1ns", "1.2.3.4", "::1", "::ffff:1.2.3.4", "10.96.0.1/99", "example.com", "*.example.com", "system:masters",
+		"self.x == oldSelf.x", "((((a+)+)+)+)$", "{.spec.x[?(@.y)]}", "$(VAR)", "=", "!", "a in (b", map[string]any{"$patch": "replace"}, map[string]any{"$ref": "#"},
+		map[string]any{"matchExpressions": []any{map[string]any{"key": "", "operator": "Near", "values": []any{""}}}}, "All", "Always", "RollingUpdate", "LoadBalancer", "ExternalName", "None",
+	}
+	return all[random.IntN(len(all))]
 }
 
 // spoil changes one place of a document.
 func spoil(value any, random *rand.Rand) any {
 	if random.IntN(6) == 0 {
-		return garbage[random.IntN(len(garbage))]
+		return garbage(random)
 	}
 	switch v := value.(type) {
 	case map[string]any:
@@ -148,7 +151,7 @@ func spoil(value any, random *rand.Rand) any {
 		v[at] = spoil(v[at], random)
 		return v
 	}
-	return garbage[random.IntN(len(garbage))]
+	return garbage(random)
 }
 
 // encode returns a document in a format; ok is false for what protobuf can't express.
