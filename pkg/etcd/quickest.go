@@ -119,7 +119,8 @@ func (l *load) begin() {
 	l.waiting++
 }
 
-// end takes in how long a call took, and how it ended. A longer time than expected counts at once, a shorter one bit by bit.
+// end takes in how long a call took, and how it ended. A longer time than expected counts at once, a shorter one by half:
+// members that had no leader for a moment must not look as bad for long as one that says nothing.
 func (l *load) end(began, now time.Time, err error) {
 	took := now.Sub(began)
 	if code := status.Code(err); code == codes.Unavailable || code == codes.DeadlineExceeded {
@@ -128,11 +129,9 @@ func (l *load) end(began, now time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting--
-	old := math.Exp(-now.Sub(l.at).Seconds() / forgetting.Seconds())
-	if decayed := l.average * old; took.Seconds() < decayed {
-		l.average = decayed + took.Seconds()*(1-old)
-	} else {
-		l.average = took.Seconds()
+	expected := l.average * math.Exp(-now.Sub(l.at).Seconds()/forgetting.Seconds())
+	if l.average = took.Seconds(); l.average < expected {
+		l.average = (l.average + expected) / 2
 	}
 	l.at = now
 }

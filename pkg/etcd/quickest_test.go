@@ -52,7 +52,7 @@ func TestQuickest(t *testing.T) {
 	}
 }
 
-// An average that is longer than before counts at once; shorter ones bring it down bit by bit.
+// An answer that takes longer than before counts at once; shorter ones count by half.
 func TestLoad(t *testing.T) {
 	l, now := &load{}, time.Now()
 	call := func(took time.Duration) {
@@ -65,11 +65,11 @@ func TestLoad(t *testing.T) {
 	if peak != 1 {
 		t.Errorf("after a second's answer the cost is %v", peak)
 	}
-	for range 5 {
-		now = now.Add(time.Second)
-		call(10 * time.Millisecond)
+	call(10 * time.Millisecond)
+	if cost := l.cost(now); cost != (1+.01)/2 {
+		t.Errorf("after a quick answer it is %v", cost)
 	}
-	if cost := l.cost(now); cost > peak/2 || cost < peak/10 {
+	if cost := l.cost(now.Add(forgetting)); cost > peak/5 {
 		t.Errorf("five seconds later it is %v", cost)
 	}
 }
