@@ -236,7 +236,8 @@ func (h *helmRelease) history(want ...string) {
 func (h *helmRelease) uninstall() {
 	h.t.Helper()
 	uninstall := action.NewUninstall(h.config)
-	uninstall.WaitStrategy, uninstall.Timeout, uninstall.DeletionPropagation = h.strategy, 2*time.Minute, "foreground"
+	// Not by its watcher, which takes a resource that it has not yet seen for one that is gone.
+	uninstall.WaitStrategy, uninstall.Timeout, uninstall.DeletionPropagation = kube.LegacyStrategy, 2*time.Minute, "foreground"
 	if _, err := uninstall.Run(releaseName); err != nil {
 		h.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package clients
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -191,6 +192,13 @@ func (k kubectl) rollouts() {
 	k.says("rollout status deployment/d --timeout=60s", "successfully rolled out")
 	k.says("set env deployment/d STEP=two", "env updated")
 	k.says("rollout status deployment/d --timeout=60s", "successfully rolled out")
+	// Until the old pod is gone, kubectl 1.20 may choose it.
+	eventually(k.t, time.Minute, "one pod is left", func() error {
+		if pods := k.says("get pods -l app=d -o name"); strings.Count(pods, "\n") != 1 {
+			return errors.New(pods)
+		}
+		return nil
+	})
 	k.says("exec deployment/d -- sh -c echo$IFS$STEP", "two")
 	k.says("rollout history deployment/d", "REVISION", "\n1 ", "\n2 ")
 	k.says("rollout undo deployment/d", "rolled back")
