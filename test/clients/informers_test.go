@@ -284,6 +284,9 @@ func TestCustomResourceInformer(t *testing.T) {
 		f.start(t)
 	}
 	create("second")
+	for _, f := range followers { // a watch that ends young and without an event is begun anew
+		eventually(t, 30*time.Second, "after a creation", func() error { return f.has(want) })
+	}
 	killApiserver(t)
 	create("third")
 	b, err := boats.Patch(t.Context(), "first", "application/merge-patch+json", []byte(`{"status":{"copies":3}}`), metav1.PatchOptions{}, "status")
