@@ -339,6 +339,10 @@ func TestBookmarks(t *testing.T) {
 func TestPages(t *testing.T) {
 	ns := newNamespace(t)
 	configMaps := client.CoreV1().ConfigMaps(ns)
+	eventually(t, 30*time.Second, "the namespace has its certificates", func() error {
+		_, err := configMaps.Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+		return err
+	})
 	for i := range 25 {
 		c := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("c%02d", i), Labels: map[string]string{"paged": "yes"}}}
 		if _, err := configMaps.Create(t.Context(), c, metav1.CreateOptions{}); err != nil {

@@ -31,7 +31,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -166,7 +165,7 @@ func newCRD(t *testing.T, group, plural, kind string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := crds.Delete(context.Background(), crd.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		if err := crds.Delete(context.Background(), crd.Name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	})

@@ -312,22 +312,25 @@ func TestManager(t *testing.T) {
 		t.Error("the second manager didn't reconcile")
 	}
 
-	// The finalizer holds the garden until its mark is there; its beds are collected.
-	if err := admin.Delete(t.Context(), a); err != nil {
+	// The finalizer holds a garden until its mark is there; its beds are collected.
+	if err := admin.DeleteAllOf(t.Context(), &Garden{}, controller.InNamespace(ns)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "a and its beds are gone", func() error {
-		if err := admin.Get(t.Context(), controller.ObjectKeyFromObject(a), a); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("the garden: %v", err)
+	eventually(t, 30*time.Second, "the gardens and their beds are gone", func() error {
+		var gardens GardenList
+		if err := admin.List(t.Context(), &gardens, controller.InNamespace(ns)); err != nil || len(gardens.Items) > 0 {
+			return fmt.Errorf("%d gardens: %v", len(gardens.Items), err)
 		}
 		var beds v1.ConfigMapList
-		if err := admin.List(t.Context(), &beds, controller.InNamespace(ns), controller.MatchingLabels{"garden": "a"}); err != nil || len(beds.Items) > 0 {
+		if err := admin.List(t.Context(), &beds, controller.InNamespace(ns), controller.HasLabels{"garden"}); err != nil || len(beds.Items) > 0 {
 			return fmt.Errorf("%d beds: %v", len(beds.Items), err)
 		}
 		return nil
 	})
-	if err := admin.Get(t.Context(), types.NamespacedName{Namespace: ns, Name: "a-is-gone"}, &v1.ConfigMap{}); err != nil {
-		t.Errorf("no mark was left: %v", err)
+	for _, g := range []*Garden{a, b, c} {
+		if err := admin.Get(t.Context(), types.NamespacedName{Namespace: ns, Name: g.Name + "-is-gone"}, &v1.ConfigMap{}); err != nil {
+			t.Errorf("%s left no mark: %v", g.Name, err)
+		}
 	}
 	events, err := client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=LeaderElection"})
 	if err != nil || len(events.Items) < 2 || !strings.Contains(events.Items[0].Message, "became leader") {
