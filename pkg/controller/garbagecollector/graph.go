@@ -43,6 +43,13 @@ func (o *object) refers(ref metav1.OwnerReference, namespace string) bool {
 		(o.namespace == "" || o.namespace == namespace)
 }
 
+// claims says whether o has a reference to an owner of a kind, in whatever version.
+func (o *object) claims(kind schema.GroupKind, owner types.UID) bool {
+	return slices.ContainsFunc(o.owners, func(ref metav1.OwnerReference) bool {
+		return ref.UID == owner && schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).GroupKind() == kind
+	})
+}
+
 func (o *object) blocks(owner types.UID) bool {
 	return slices.ContainsFunc(o.owners, func(ref metav1.OwnerReference) bool {
 		return ref.UID == owner && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
@@ -128,7 +135,9 @@ func (g *graph) removeLocked(uid types.UID) work {
 }
 
 // replace takes in all objects of a resource at once, and takes out those that are no longer among them.
-func (g *graph) replace(resource schema.GroupVersionResource, all []*object) work {
+// Owners of the kind that aren't among them and never were may have come and gone between two
+// watches, or before the first. Nobody will tell of them: their dependents are looked at now.
+func (g *graph) replace(resource schema.GroupVersionResource, kind schema.GroupKind, all []*object) work {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var w work
@@ -142,6 +151,16 @@ func (g *graph) replace(resource schema.GroupVersionResource, all []*object) wor
 	}
 	for uid := range gone {
 		w.add(g.removeLocked(uid))
+	}
+	for owner, dependents := range g.dependents {
+		if g.objects[owner] != nil {
+			continue
+		}
+		for uid := range dependents {
+			if g.objects[uid].claims(kind, owner) {
+				w.check = append(w.check, uid)
+			}
+		}
 	}
 	return w
 }

@@ -69,7 +69,7 @@ func TestGraph(t *testing.T) {
 	leaver.deleting, leaver.orphans = true, true
 	step(g.put(leaver), "[] [leaver]")
 	step(g.put(leaver), "[] []")
-	if got := show(g.replace(pods, []*object{named("x"), named("y", "leaver")})); got != "[late y] []" && got != "[y] []" {
+	if got := show(g.replace(pods, pod.GroupKind(), []*object{named("x"), named("y", "leaver")})); got != "[late y] []" && got != "[y] []" {
 		t.Errorf("replaced: %s", got)
 	}
 }
@@ -96,6 +96,32 @@ func TestOwnersElsewhere(t *testing.T) {
 	}
 	if ref := (metav1.OwnerReference{APIVersion: "x.io/v1", Kind: "Node", Name: "n1", UID: "n1"}); cluster.refers(ref, "shop") {
 		t.Error("another group")
+	}
+}
+
+// An owner that came and went before its resource was watched leaves no event: the list that
+// doesn't hold it has its dependents looked at.
+func TestOwnersThatWereNeverSeen(t *testing.T) {
+	g := newGraph()
+	child := named("child", "owner", "pod")
+	child.owners[0].APIVersion, child.owners[0].Kind = "x.io/v1beta1", "Toy"
+	g.put(named("pod"))
+	g.put(child)
+	toys, toy := schema.GroupVersionResource{Group: "x.io", Version: "v1", Resource: "toys"}, schema.GroupVersionKind{Group: "x.io", Version: "v1", Kind: "Toy"}
+	for _, c := range []struct {
+		resource schema.GroupVersionResource
+		kind     schema.GroupVersionKind
+		all      []*object
+		want     string
+	}{
+		{nodes, node, nil, "[] []"},
+		{toys, toy, nil, "[child] []"},
+		{toys, toy, []*object{{resource: toys, kind: toy, namespace: "shop", name: "owner", uid: "owner"}}, "[] []"},
+		{toys, toy, nil, "[child] []"},
+	} {
+		if got := show(g.replace(c.resource, c.kind.GroupKind(), c.all)); got != c.want {
+			t.Errorf("%d objects of %s: %s, want %s", len(c.all), c.resource.Resource, got, c.want)
+		}
 	}
 }
 

@@ -160,7 +160,7 @@ func (m *monitor) Replace(items []any, _ string) error {
 			all = append(all, objectOf(m.resource, m.kind, meta))
 		}
 	}
-	m.collector.enqueue(m.collector.graph.replace(m.resource, all))
+	m.collector.enqueue(m.collector.graph.replace(m.resource, m.kind.GroupKind(), all))
 	m.once.Do(func() { close(m.synced) })
 	return nil
 }
