@@ -161,9 +161,10 @@ func newCRD(t *testing.T, group, plural, kind string) {
 		},
 	}
 	crds := apiextensions.NewForConfigOrDie(restConfig).ApiextensionsV1().CustomResourceDefinitions()
-	if _, err := crds.Create(t.Context(), crd, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, time.Minute, crd.Name+" is made", func() error { // after that of an earlier run of the test is gone
+		_, err := crds.Create(t.Context(), crd, metav1.CreateOptions{})
+		return err
+	})
 	t.Cleanup(func() {
 		if err := crds.Delete(context.Background(), crd.Name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
