@@ -265,8 +265,8 @@ func TestManager(t *testing.T) {
 	})
 	// The cache sees what is labelled, and nothing else: a stranger is older than what came back just now.
 	var seen v1.ConfigMapList
-	if err := manager.GetCache().List(t.Context(), &seen); err != nil {
-		t.Fatal(err)
+	if err := manager.GetCache().List(t.Context(), &seen); err != nil || len(seen.Items) == 0 {
+		t.Fatalf("the cache holds %d config maps: %v", len(seen.Items), err)
 	}
 	for _, c := range seen.Items {
 		if c.Labels["garden"] == "" {
