@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"skiff/pkg/agent"
 	"skiff/pkg/agent/rotation"
 	"skiff/pkg/component"
 )
@@ -55,6 +56,7 @@ type options struct {
 	maxPods    int64
 	podPids    int64
 	reserved   map[string]string
+	thresholds string
 	providerID string
 	poolSize   int
 
@@ -104,6 +106,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.Int64Var(&o.maxPods, "max-pods", 110, "how many pods the node takes")
 	f.Int64Var(&o.podPids, "pod-max-pids", 0, "how many processes a pod may have; 0 sets no limit")
 	f.StringToStringVar(&o.reserved, "system-reserved", nil, "resources kept from pods: cpu=200m,memory=500Mi")
+	f.StringVar(&o.thresholds, "eviction-hard", agent.DefaultThresholds, "what is left of something when the node says that it is under pressure, and takes no more pods (none is evicted); 0% never does")
 	f.StringVar(&o.providerID, "provider-id", "", "identifier of the machine at its provider")
 	f.IntVar(&o.poolSize, "namespace-pool", 8, "how many network namespaces are kept ready-made")
 	f.StringVar(&o.address, "address", "0.0.0.0", "address to serve the kubelet's API on")

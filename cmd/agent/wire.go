@@ -271,6 +271,10 @@ func (w *wiring) addPods() error {
 	if err != nil {
 		return err
 	}
+	thresholds, err := agent.ParseThresholds(w.thresholds)
+	if err != nil {
+		return fmt.Errorf("--eviction-hard: %w", err)
+	}
 	config := agent.Config{
 		Client: w.client, NodeName: w.nodeName, NodeIPs: w.nodeIPs, Network: pods,
 		Services: w.shared.Core().V1().Services().Informer(),
@@ -278,7 +282,7 @@ func (w *wiring) addPods() error {
 		Runtime:  runtime.Config{Address: w.containerd, RunDir: w.runDir, InitPath: w.initPath, CgroupParent: w.cgroupRoot, PoolSize: w.poolSize},
 		RootDir:  w.rootDir, LogDir: w.logDir, HostsDir: w.hostsDir, ResolvConf: w.resolvConf,
 		ClusterDNS: w.clusterDNS, ClusterDomain: w.clusterDomain, PodPidsLimit: w.podPids,
-		Node: agent.NodeConfig{Labels: w.labels, Taints: taints, MaxPods: w.maxPods, Reserved: reserved, ProviderID: w.providerID},
+		Node: agent.NodeConfig{Labels: w.labels, Taints: taints, MaxPods: w.maxPods, Reserved: reserved, ProviderID: w.providerID, Thresholds: thresholds},
 		Server: agent.ServerConfig{Address: w.address, Port: w.port, CertFile: w.certFile, KeyFile: w.keyFile, ClientCAFile: w.clientCA,
 			Health: w.health, Metrics: w.metrics},
 		Log: w.log,

@@ -11,7 +11,6 @@ import (
 	"os"
 	goruntime "runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -42,6 +41,8 @@ type NodeConfig struct {
 	// honour the duration that stands in the lease.
 	LeaseDuration, LeaseRenewal time.Duration
 	ProviderID                  string
+	// Thresholds say when there is too little of something; none, never.
+	Thresholds Thresholds
 }
 
 // node keeps the node's own object and its lease.
@@ -287,7 +288,7 @@ func (n *node) status(ctx context.Context, object *v1.Node, now time.Time) v1.No
 	if a.cfg.Network != nil {
 		problem = a.cfg.Network.Ready()
 	}
-	s.Conditions = nodeConditions(before.Conditions, problem, pressure(a.cfg.RootDir), now)
+	s.Conditions = nodeConditions(before.Conditions, problem, n.cfg.Thresholds.pressure(a.cfg.RootDir), now)
 	return s
 }
 
@@ -309,9 +310,6 @@ func resources(own, listed, reserved v1.ResourceList) (capacity, allocatable v1.
 	}
 	return capacity, allocatable
 }
-
-// pressures are what a node can be short of.
-type pressures struct{ memory, disk, pids bool }
 
 // nodeConditions keeps conditions of others, and the times of those that stay.
 func nodeConditions(old []v1.NodeCondition, network error, p pressures, now time.Time) []v1.NodeCondition {
@@ -352,29 +350,6 @@ func nodeConditions(old []v1.NodeCondition, network error, p pressures, now time
 		}
 	}
 	return out
-}
-
-// pressure applies the kubelet's default thresholds: memory.available < 100Mi,
-// nodefs.available < 10%, nodefs.inodesFree < 5%, and 5% of process ids.
-func pressure(root string) pressures {
-	var p pressures
-	info := meminfo()
-	p.memory = info["MemAvailable"] > 0 && info["MemAvailable"] < 100<<20
-	var fs unix.Statfs_t
-	if unix.Statfs(root, &fs) == nil && fs.Blocks > 0 {
-		p.disk = fs.Bavail*10 < fs.Blocks || fs.Files > 0 && fs.Ffree*20 < fs.Files
-	}
-	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
-		if f := strings.Fields(string(b)); len(f) > 3 {
-			_, total, _ := strings.Cut(f[3], "/")
-			running, _ := strconv.Atoi(total)
-			limit, _ := os.ReadFile("/proc/sys/kernel/pid_max")
-			if pids, _ := strconv.Atoi(strings.TrimSpace(string(limit))); pids > 0 {
-				p.pids = pids-running < pids/20
-			}
-		}
-	}
-	return p
 }
 
 func (n *node) capacity() v1.ResourceList {

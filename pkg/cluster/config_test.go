@@ -198,6 +198,20 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
+// Nodes share the host's disk: a share of it that is used by others is no pressure on them.
+func TestNodesStandAFullDisk(t *testing.T) {
+	s, err := NewSpec(Options{Name: "a", Masters: 1}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, arg := range agent(s, s.Nodes[0], site{}).Args {
+		if thresholds, ok := strings.CutPrefix(arg, "--eviction-hard="); ok && !strings.Contains(thresholds, "%") {
+			return
+		}
+	}
+	t.Error("the agent has the default thresholds, or shares of the disk")
+}
+
 // A master of a cluster from before there was a front proxy gets what it lacks, and keeps what it has.
 func TestCertificatesAreCompleted(t *testing.T) {
 	o, err := parseConfig([]byte(fullConfig))

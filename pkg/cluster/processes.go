@@ -245,7 +245,9 @@ func agent(s *Spec, n Node, at site) supervise.Process {
 		"--cluster-dns="+s.DNS().String(),
 		"--cluster-domain="+ClusterDomain,
 		"--cluster-cidr="+s.PodRange.String(),
-		"--service-cluster-ip-range="+s.ServiceRange.String())
+		"--service-cluster-ip-range="+s.ServiceRange.String(),
+		// The nodes share the host's disk, which is often nearly full of other things.
+		"--eviction-hard=memory.available<100Mi,nodefs.available<100Mi")
 	if n.Role == Master {
 		args = append(args, "--proxy-kubeconfig="+at.conf("proxy.conf"))
 	} else {
