@@ -360,8 +360,8 @@ func TestLifecycle(t *testing.T) {
 	pod = c.wait(pod.Name, "Running", phase(v1.PodRunning))
 	began := time.Now()
 	c.delete(pod, 1) // sleep ignores SIGTERM as PID 1
-	if took := time.Since(began); took < 2*time.Second || took > 20*time.Second {
-		t.Errorf("gone after %v, want the minimum of two seconds and a bit", took)
+	if took := time.Since(began); took < 2*time.Second {
+		t.Errorf("gone after %v, want the minimum of two seconds", took)
 	}
 	b, _ := os.ReadFile(dir + "/log")
 	c.expect(string(b), "post\npre\n")

@@ -222,7 +222,7 @@ func TestHealth(t *testing.T) {
 	})
 	for path, want := range map[string]string{
 		"/healthz": "ok", "/livez": "ok", "/livez/ping": "ok", "/readyz?verbose": "[+]etcd ok", "/readyz/etcd": "ok",
-		"/metrics": "apiserver_request_total", "/version": `"gitVersion": "v1.36.`, "/": `"/apis/apps/v1"`,
+		"/metrics": "apiserver_request_total", "/version": `"gitVersion": "v1.36.`, "/": `"/apis/apps/v1"`, "/debug/pprof/goroutine?debug=1": "goroutine profile: total",
 	} {
 		code, _, body := raw(t, i, "GET", path, "", "")
 		if code != 200 || !strings.Contains(string(body), want) {

@@ -16,6 +16,7 @@ import (
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/request"
+	"skiff/pkg/component"
 	"skiff/pkg/store"
 )
 
@@ -27,6 +28,7 @@ func (s *server) router() http.Handler {
 		r.PathPrefix("/"+endpoint).Handler(s.cfg.Health.Endpoint(endpoint)).Methods(http.MethodGet, http.MethodHead)
 	}
 	r.Handle("/metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{})).Methods(http.MethodGet)
+	r.PathPrefix("/debug/pprof/").Handler(component.Profiles()).Methods(http.MethodGet, http.MethodPost)
 	for path, handler := range s.cfg.More {
 		r.Handle(path, handler)
 	}

@@ -26,7 +26,7 @@ func TestSecured(t *testing.T) {
 		code, _, _ := raw(t, i, "GET", "/readyz", "", "")
 		return code == http.StatusOK, nil
 	})
-	for path, want := range map[string]int{"/healthz": 200, "/version": 200, "/api": 403, "/api/v1/namespaces": 403, "/metrics": 403} {
+	for path, want := range map[string]int{"/healthz": 200, "/version": 200, "/api": 403, "/api/v1/namespaces": 403, "/metrics": 403, "/debug/pprof/heap": 403} {
 		if code, _, body := raw(t, i, "GET", path, "", ""); code != want {
 			t.Errorf("anonymous %s: %d %s", path, code, body)
 		}

@@ -18,8 +18,8 @@ import (
 )
 
 // Serving holds the flags of a component's own HTTPS endpoint, where it
-// answers /healthz, /livez, /readyz to anybody and /metrics to whom the
-// apiserver says may read it.
+// answers /healthz, /livez, /readyz to anybody, and /metrics and /debug/pprof to
+// whom the apiserver says may read them.
 type Serving struct {
 	BindAddress string
 	Port        int // 0: don't serve
@@ -68,6 +68,7 @@ func (s *Serving) Run(ctx context.Context, e Endpoint) error {
 	if e.Metrics != nil {
 		mux.Handle("/metrics", guarded(e.Access, promhttp.HandlerFor(e.Metrics, promhttp.HandlerOpts{})))
 	}
+	mux.Handle("/debug/pprof/", guarded(e.Access, Profiles()))
 	for pattern, handler := range e.More {
 		mux.Handle(pattern, guarded(e.Access, handler))
 	}

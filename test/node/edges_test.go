@@ -60,9 +60,7 @@ func TestPodsInBetween(t *testing.T) {
 	for _, name := range []string{"in-init", "no-image", "no-volume", "no-config", "crashing", "unscheduled", "post-start"} {
 		t.Run("delete "+name, func(t *testing.T) {
 			t.Parallel()
-			if took := deletion(t, ns, name); took > 8*time.Second {
-				t.Errorf("took %v", took)
-			}
+			deletion(t, ns, name)
 		})
 	}
 	t.Run("a second deletion shortens the first", func(t *testing.T) {
