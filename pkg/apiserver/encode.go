@@ -79,10 +79,9 @@ func encodingKey(kind *api.Kind, s shape) string {
 
 // encodedAs is encoded for those who have many objects, and the key at hand.
 func encodedAs(key string, kind *api.Kind, e item, s shape) ([]byte, error) {
-	if entry, ok := e.(*store.Entry); ok && s == shapeProto && entry.Kind.GroupVersionKind == kind.GroupVersionKind {
-		if message, ok := entry.Protobuf(make([]byte, 0, entry.ProtobufSize())); ok {
-			return message, nil // what is stored, without decoding it
-		}
+	if message, revision, ok := asStored(kind, e, s); ok {
+		whole := append(make([]byte, 0, len(message)+store.RevisionSize), message...)
+		return store.AppendRevision(whole, revision), nil
 	}
 	return e.Encoding(key, func() ([]byte, error) {
 		obj, err := e.As(kind)
@@ -91,6 +90,16 @@ func encodedAs(key string, kind *api.Kind, e item, s shape) ([]byte, error) {
 		}
 		return encodeShape(obj, s)
 	})
+}
+
+// asStored returns an object as it is stored, if that is what is asked for: protobuf lacks nothing but the revision.
+func asStored(kind *api.Kind, e item, s shape) (message []byte, revision int64, ok bool) {
+	entry, stored := e.(*store.Entry)
+	if !stored || s != shapeProto || entry.Kind.GroupVersionKind != kind.GroupVersionKind {
+		return nil, 0, false
+	}
+	message, ok = entry.Protobuf()
+	return message, entry.Revision, ok
 }
 
 func encodeShape(obj api.Object, s shape) ([]byte, error) {
@@ -131,15 +140,28 @@ func encodeShape(obj api.Object, s shape) ([]byte, error) {
 
 // withKind puts kind and apiVersion in front of an object's bare JSON.
 func withKind(gvk schema.GroupVersionKind, bare []byte) []byte {
-	if bytes.HasPrefix(bare, []byte(`{"apiVersion":`)) || bytes.HasPrefix(bare, []byte(`{"kind":`)) {
-		return bare // a custom resource
-	}
-	head := fmt.Sprintf(`{"kind":%q,"apiVersion":%q`, gvk.Kind, gvk.GroupVersion())
-	if len(bare) > len("{}") {
-		head += ","
-	}
-	return append([]byte(head), bare[1:]...)
+	return appendWithKind(nil, kindHead(gvk), bare)
 }
+
+// kindHead is what an object of a kind begins with.
+func kindHead(gvk schema.GroupVersionKind) []byte {
+	return fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q`, gvk.Kind, gvk.GroupVersion())
+}
+
+// appendWithKind appends an object's bare JSON with a [kindHead] in front.
+func appendWithKind(dst, head, bare []byte) []byte {
+	if bytes.HasPrefix(bare, customHead) || bytes.HasPrefix(bare, []byte(`{"kind":`)) {
+		return append(dst, bare...)
+	}
+	dst = append(dst, head...)
+	if len(bare) > len("{}") {
+		dst = append(dst, ',')
+	}
+	return append(dst, bare[1:]...)
+}
+
+// customHead begins custom resources, which are kept with their kind.
+var customHead = []byte(`{"apiVersion":`)
 
 // protoEnvelope is the prefix of every protobuf body, before a runtime.Unknown.
 var protoEnvelope = []byte("k8s\x00")

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/pkg/store"
 )
@@ -125,6 +126,9 @@ func (s *server) writeList(w http.ResponseWriter, r *http.Request, c *call, entr
 	}
 	form := shapeFor(c.accept)
 	key := encodingKey(c.kind, form)
+	if c.accept.info.MediaType == runtime.ContentTypeProtobuf {
+		return s.writeProtoList(w, r, c, gvk, entries, listMeta)
+	}
 	items := make([][]byte, len(entries))
 	for i, e := range entries {
 		item, err := encodedAs(key, c.kind, e, form)
@@ -132,9 +136,6 @@ func (s *server) writeList(w http.ResponseWriter, r *http.Request, c *call, entr
 			return err
 		}
 		items[i] = item
-	}
-	if c.accept.info.MediaType == runtime.ContentTypeProtobuf {
-		return s.writeProtoList(w, r, c, unknownHead(gvk), items, listMeta)
 	}
 	metaJSON, err := json.Marshal(listMeta)
 	if err != nil {
@@ -178,26 +179,44 @@ func concat(chunks [][]byte) []byte {
 
 // writeProtoList relies on what all list messages have in common: field 1 is the metadata,
 // field 2 the items.
-func (s *server) writeProtoList(w http.ResponseWriter, r *http.Request, c *call, head []byte, items [][]byte, listMeta metav1.ListMeta) error {
+func (s *server) writeProtoList(w http.ResponseWriter, r *http.Request, c *call, gvk schema.GroupVersionKind, entries []*store.Entry, listMeta metav1.ListMeta) error {
 	metaProto, err := listMeta.Marshal()
 	if err != nil {
 		return err
 	}
-	var first []byte
-	first = protowire.AppendTag(first, 1, protowire.BytesType)
+	first := protowire.AppendTag(nil, 1, protowire.BytesType)
 	first = protowire.AppendBytes(first, metaProto)
-	size := len(first)
-	for _, item := range items {
-		size += protowire.SizeTag(2) + protowire.SizeBytes(len(item))
+	chunks, size, err := protoItems(c, entries, append(make([][]byte, 0, 3*len(entries)+3), nil, first))
+	if err != nil {
+		return err
 	}
-	head = protowire.AppendVarint(head, uint64(size))
-	chunks := make([][]byte, 0, 2*len(items)+3)
-	chunks = append(chunks, head, first)
-	for _, item := range items {
-		prefix := protowire.AppendTag(nil, 2, protowire.BytesType)
-		prefix = protowire.AppendVarint(prefix, uint64(len(item)))
-		chunks = append(chunks, prefix, item)
+	chunks[0] = protowire.AppendVarint(unknownHead(gvk), uint64(len(first)+size))
+	return s.writeBody(w, r, http.StatusOK, c.accept.info.MediaType, append(chunks, unknownTail)...)
+}
+
+// protoItems appends the items of a list message to chunks, and returns their size. What is stored isn't copied: it is a
+// chunk between two small ones, which have their room in common.
+func protoItems(c *call, entries []*store.Entry, chunks [][]byte) ([][]byte, int, error) {
+	form := shapeFor(c.accept)
+	key := encodingKey(c.kind, form)
+	size := 0
+	room := make([]byte, 0, len(entries)*(protowire.SizeTag(2)+4+store.RevisionSize))
+	for _, e := range entries {
+		message, revision, ok := asStored(c.kind, e, form)
+		start := len(room)
+		if ok {
+			room = store.AppendRevision(room, revision)
+		} else {
+			var err error
+			if message, err = encodedAs(key, c.kind, e, form); err != nil {
+				return nil, 0, err
+			}
+		}
+		end := len(room)
+		room = protowire.AppendTag(room, 2, protowire.BytesType)
+		room = protowire.AppendVarint(room, uint64(len(message)+end-start))
+		chunks = append(chunks, room[end:len(room):len(room)], message, room[start:end:end])
+		size += len(room) - start + len(message)
 	}
-	chunks = append(chunks, unknownTail)
-	return s.writeBody(w, r, http.StatusOK, c.accept.info.MediaType, chunks...)
+	return chunks, size, nil
 }

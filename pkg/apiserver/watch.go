@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -10,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -96,6 +96,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 		if out.flush() != nil {
 			return nil
 		}
+		frames.release()
 	}
 }
 
@@ -129,8 +130,9 @@ type framer struct {
 	shape    shape
 	protobuf bool
 	table    *metav1.TableOptions // not nil: as tables
-	object   schema.GroupVersionKind
-	buf      bytes.Buffer
+	head     []byte               // of each object
+	key      string               // of its encoding
+	buf      *[]byte              // of the last frame; nil: has been given back
 }
 
 func newFramer(r *http.Request, c *call) (*framer, error) {
@@ -138,8 +140,8 @@ func newFramer(r *http.Request, c *call) (*framer, error) {
 		call:     c,
 		shape:    shapeFor(c.accept),
 		protobuf: c.accept.info.MediaType == runtime.ContentTypeProtobuf,
-		object:   c.kind.GroupVersionKind,
 	}
+	gvk := c.kind.GroupVersionKind
 	if as := c.accept.as; as != nil {
 		switch as.Kind {
 		case "Table":
@@ -149,10 +151,14 @@ func newFramer(r *http.Request, c *call) (*framer, error) {
 			}
 			f.table = options
 		case "PartialObjectMetadata":
-			f.object = *as
+			gvk = *as
 		default:
 			return nil, notAcceptable("you requested " + as.Kind + ", but the watched objects are not lists")
 		}
+	}
+	f.key = encodingKey(c.kind, f.shape)
+	if f.head = kindHead(gvk); f.protobuf {
+		f.head = unknownHead(gvk)
 	}
 	return f, nil
 }
@@ -164,39 +170,39 @@ func (f *framer) mediaType() string {
 	return runtime.ContentTypeJSON
 }
 
-// event returns the frame of an event; valid until the next call.
+// event returns the frame of an event; valid until the next call, or release.
 func (f *framer) event(e *store.Event) ([]byte, error) {
-	body, err := f.body(e)
+	d, err := f.document(e)
 	if err != nil {
 		return nil, err
 	}
-	return f.frame(string(e.Type), body), nil
+	return f.frame(string(e.Type), d), nil
 }
 
-// body is the event's object as a document of its own.
-func (f *framer) body(e *store.Event) ([]byte, error) {
-	if f.table != nil {
-		return f.tableBody(e)
-	}
-	if e.Entry == nil {
-		obj, err := encodeShape(f.bookmark(e), f.shape)
-		if err != nil {
-			return nil, err
+// document is an object on its way into a frame.
+type document struct {
+	object []byte // JSON or a message; whole: with what a body of its own has around it
+	more   []byte // of the message
+	whole  bool
+}
+
+func (f *framer) document(e *store.Event) (d document, err error) {
+	switch {
+	case f.table != nil:
+		d.whole = true
+		d.object, err = f.tableBody(e)
+	case e.Entry == nil:
+		d.object, err = encodeShape(f.bookmark(e), f.shape)
+	default:
+		var revision int64
+		var stored bool
+		if d.object, revision, stored = asStored(f.call.kind, e.Entry, f.shape); stored {
+			d.more = store.AppendRevision(nil, revision)
+		} else {
+			d.object, err = encodedAs(f.key, f.call.kind, e.Entry, f.shape)
 		}
-		return f.document(obj), nil
 	}
-	obj, err := encoded(f.call.kind, e.Entry, f.shape)
-	if err != nil {
-		return nil, err
-	}
-	return f.document(obj), nil
-}
-
-func (f *framer) document(encoded []byte) []byte {
-	if f.protobuf {
-		return inEnvelope(f.object, encoded)
-	}
-	return withKind(f.object, encoded)
+	return d, err
 }
 
 // bookmark is an empty object of the watched kind with a revision.
@@ -225,43 +231,72 @@ func (f *framer) tableBody(e *store.Event) ([]byte, error) {
 	return json.Marshal(&t.Table)
 }
 
-func (f *framer) status(st *metav1.Status) ([]byte, error) {
+func (f *framer) status(st *metav1.Status) (frame []byte, err error) {
+	d := document{whole: true}
 	if f.protobuf {
-		message, err := st.Marshal()
-		if err != nil {
-			return nil, err
+		if d.object, err = st.Marshal(); err == nil {
+			d.object = inEnvelope(schema.GroupVersionKind{Version: "v1", Kind: "Status"}, d.object)
 		}
-		return f.frame("ERROR", inEnvelope(schema.GroupVersionKind{Version: "v1", Kind: "Status"}, message)), nil
+	} else {
+		d.object, err = json.Marshal(st)
 	}
-	document, err := json.Marshal(st)
-	if err != nil {
-		return nil, err
-	}
-	return f.frame("ERROR", document), nil
+	return f.frame("ERROR", d), err
 }
 
 // frame is {"type":…,"object":…} and a newline, or a metav1.WatchEvent message after its size in
 // four bytes, big endian.
-func (f *framer) frame(eventType string, body []byte) []byte {
-	f.buf.Reset()
-	if !f.protobuf {
-		f.buf.WriteString(`{"type":"`)
-		f.buf.WriteString(eventType)
-		f.buf.WriteString(`","object":`)
-		f.buf.Write(body)
-		f.buf.WriteString("}\n")
-		return f.buf.Bytes()
+func (f *framer) frame(eventType string, d document) []byte {
+	if f.buf == nil {
+		f.buf = frameBuffers.Get().(*[]byte)
 	}
-	rawExtension := protowire.SizeTag(1) + protowire.SizeBytes(len(body))
-	frame := make([]byte, 4, 4+len(eventType)+rawExtension+24)
-	frame = protowire.AppendTag(frame, 1, protowire.BytesType)
-	frame = protowire.AppendString(frame, eventType)
-	frame = protowire.AppendTag(frame, 2, protowire.BytesType)
-	frame = protowire.AppendVarint(frame, uint64(rawExtension))
-	frame = protowire.AppendTag(frame, 1, protowire.BytesType)
-	frame = protowire.AppendBytes(frame, body)
-	binary.BigEndian.PutUint32(frame, uint32(len(frame)-4))
-	return frame
+	b := (*f.buf)[:0]
+	if f.protobuf {
+		b = f.message(b, eventType, d)
+	} else {
+		b = append(append(append(b, `{"type":"`...), eventType...), `","object":`...)
+		if d.whole {
+			b = append(b, d.object...)
+		} else {
+			b = appendWithKind(b, f.head, d.object)
+		}
+		b = append(b, "}\n"...)
+	}
+	*f.buf = b
+	return b
+}
+
+func (f *framer) message(b []byte, eventType string, d document) []byte {
+	size := len(d.object) + len(d.more)
+	body := size
+	if !d.whole {
+		body = len(f.head) + protowire.SizeBytes(size) + len(unknownTail)
+	}
+	b = append(b, 0, 0, 0, 0)
+	b = protowire.AppendTag(b, 1, protowire.BytesType)
+	b = protowire.AppendString(b, eventType)
+	b = protowire.AppendTag(b, 2, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(protowire.SizeTag(1)+protowire.SizeBytes(body)))
+	b = protowire.AppendTag(b, 1, protowire.BytesType) // of runtime.RawExtension
+	b = protowire.AppendVarint(b, uint64(body))
+	if d.whole {
+		b = append(b, d.object...)
+	} else {
+		b = protowire.AppendVarint(append(b, f.head...), uint64(size))
+		b = append(append(append(b, d.object...), d.more...), unknownTail...)
+	}
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return b
+}
+
+// frameBuffers are those of watches that write: one that waits has none.
+var frameBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// release gives the buffer back.
+func (f *framer) release() {
+	if f.buf != nil {
+		frameBuffers.Put(f.buf)
+		f.buf = nil
+	}
 }
 
 // sink is where frames go.

@@ -139,7 +139,8 @@ func BenchmarkList5000(b *testing.B) {
 			}
 			body = body[:0]
 			for _, e := range page.Entries {
-				body, _ = e.Protobuf(body)
+				message, _ := e.Protobuf()
+				body = store.AppendRevision(append(body, message...), e.Revision)
 			}
 		}
 		b.SetBytes(int64(len(body)))

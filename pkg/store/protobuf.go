@@ -11,33 +11,18 @@ import (
 // https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding
 var protobufMagic = []byte("k8s\x00")
 
-// Protobuf appends the object as a bare protobuf message of its kind, resourceVersion included, without
-// decoding it: in protobuf, messages that are concatenated merge, so the stored message and
-// then an ObjectMeta that holds nothing but a resourceVersion is what is asked for.
+// Protobuf returns the object as a protobuf message of its kind, without resourceVersion: a part of what is
+// stored, shared and not to be changed. In protobuf, messages that are concatenated merge, so
+// with what [AppendRevision] makes after it, it has one.
 // It reports false when the object is not stored as protobuf.
-//
-// Every kind of Kubernetes has its metadata in field 1, and the
-// resourceVersion is field 6 there (a test checks all of them).
-func (e *Entry) Protobuf(dst []byte) ([]byte, bool) {
-	raw, ok := protobufMessage(e.value)
-	if !ok || e.err != nil {
-		return dst, false
-	}
-	dst = append(dst, raw...)
-	return appendRevision(dst, e.Revision), true
+func (e *Entry) Protobuf() ([]byte, bool) {
+	message, ok := protobufMessage(e.value)
+	return message, ok && e.err == nil
 }
 
-// ProtobufSize is the length of what Protobuf appends, 0 when it would report false.
-func (e *Entry) ProtobufSize() int {
-	raw, ok := protobufMessage(e.value)
-	if !ok || e.err != nil {
-		return 0
-	}
-	var room [32]byte
-	return len(raw) + len(appendRevision(room[:0], e.Revision))
-}
-
-func appendRevision(dst []byte, revision int64) []byte {
+// AppendRevision appends a message of any kind that holds nothing but a resourceVersion: every kind of Kubernetes
+// has its metadata in field 1, and the resourceVersion is field 6 there (a test checks all of them).
+func AppendRevision(dst []byte, revision int64) []byte {
 	var digits [20]byte
 	text := strconv.AppendInt(digits[:0], revision, 10)
 	dst = protowire.AppendTag(dst, 1, protowire.BytesType)                 // metadata
@@ -45,6 +30,9 @@ func appendRevision(dst []byte, revision int64) []byte {
 	dst = protowire.AppendTag(dst, 6, protowire.BytesType)                 // resourceVersion
 	return append(protowire.AppendVarint(dst, uint64(len(text))), text...) // always shorter than 128 bytes
 }
+
+// RevisionSize is the room that AppendRevision needs at most.
+const RevisionSize = 24
 
 // protobufMessage cuts the message out of the envelope (field 2 of runtime.Unknown), without a copy.
 func protobufMessage(value []byte) ([]byte, bool) {

@@ -2,8 +2,10 @@ package store
 
 import (
 	"bytes"
+	"math"
 	"math/rand"
 	"reflect"
+	"slices"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,12 +41,9 @@ func TestProtobufHoldsForEveryKind(t *testing.T) {
 			}
 			e := &Entry{Kind: kind, Revision: 9_000_000_000, value: value}
 			got := reflect.New(typ).Interface().(message)
-			data, ok := e.Protobuf([]byte("before"))
-			if err := got.Unmarshal(data[len("before"):]); err != nil || !ok {
+			stored, ok := e.Protobuf()
+			if err := got.Unmarshal(AppendRevision(slices.Clone(stored), e.Revision)); err != nil || !ok {
 				t.Fatalf("%s: %v, %v", gvk, ok, err)
-			}
-			if size := e.ProtobufSize(); size != len(data)-len("before") {
-				t.Errorf("%s: size %d of %d", gvk, size, len(data)-len("before"))
 			}
 			want, err := e.Object()
 			if err != nil {
@@ -60,6 +59,9 @@ func TestProtobufHoldsForEveryKind(t *testing.T) {
 				t.Errorf("%s encodes differently once merged", gvk)
 			}
 		}
+	}
+	if size := len(AppendRevision(nil, math.MaxInt64)); size > RevisionSize {
+		t.Errorf("a revision takes %d bytes", size)
 	}
 	if kinds < 60 {
 		t.Errorf("only %d kinds were tried", kinds)
