@@ -2,9 +2,12 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -32,6 +35,41 @@ type Mount struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
+// ExtraArgs are flags by process (apiserver, etcd, scheduler, controller, agent): names without dashes, as kubeadm's
+// extraArgs. They come after Skiff's own and so override them; a process that doesn't know one doesn't start, and says so.
+type ExtraArgs map[string]map[string]string
+
+var (
+	configurable = []string{"apiserver", "etcd", "scheduler", "controller", "agent"}
+	flagForm     = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+)
+
+func (e ExtraArgs) check() error {
+	for process, flags := range e {
+		if !slices.Contains(configurable, process) {
+			return fmt.Errorf("extraArgs: %q is none of %s", process, strings.Join(configurable, ", "))
+		}
+		for name, value := range flags {
+			if !flagForm.MatchString(name) {
+				return fmt.Errorf("extraArgs.%s: %q is no name of a flag, which is written without dashes in front", process, name)
+			}
+			if strings.ContainsAny(value, "\"'\\$` \t\n") { // a real machine's are in a file of systemd's
+				return fmt.Errorf("extraArgs.%s.%s: %q: blanks, quotes, $ and backslashes are not allowed", process, name, value)
+			}
+		}
+	}
+	return nil
+}
+
+// of are the flags of a process, in an order of their own.
+func (e ExtraArgs) of(process string) []string {
+	var args []string
+	for _, name := range slices.Sorted(maps.Keys(e[process])) {
+		args = append(args, "--"+name+"="+e[process][name])
+	}
+	return args
+}
+
 // file is a cluster's description on disk. The fields that kind's
 // configuration has, too, are named as there.
 type file struct {
@@ -43,6 +81,7 @@ type file struct {
 	Registry     struct {
 		HostPort uint16 `json:"hostPort"`
 	} `json:"registry,omitempty"`
+	ExtraArgs  ExtraArgs `json:"extraArgs,omitempty"`
 	Networking struct {
 		PodSubnet     netip.Prefix `json:"podSubnet,omitzero"`
 		ServiceSubnet netip.Prefix `json:"serviceSubnet,omitzero"`
@@ -81,7 +120,7 @@ func parseConfig(data []byte) (Options, error) {
 	if f.APIVersion != ConfigAPIVersion || f.Kind != ConfigKind {
 		return Options{}, fmt.Errorf("apiVersion %q and kind %q: want %s and %s", f.APIVersion, f.Kind, ConfigAPIVersion, ConfigKind)
 	}
-	o := Options{Name: f.Name, Isolated: f.Isolated, LoadBalancer: f.LoadBalancer, Registry: f.Registry.HostPort,
+	o := Options{Name: f.Name, Isolated: f.Isolated, LoadBalancer: f.LoadBalancer, Registry: f.Registry.HostPort, ExtraArgs: f.ExtraArgs,
 		PodRange: f.Networking.PodSubnet, ServiceRange: f.Networking.ServiceSubnet}
 	masters := 0
 	for i, n := range f.Nodes {

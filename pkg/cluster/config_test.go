@@ -19,6 +19,8 @@ kind: Cluster
 name: lab
 isolated: true
 loadBalancer: nginx
+extraArgs:
+  apiserver: {v: "4", audit-log-path: /var/log/audit.log}
 networking:
   podSubnet: 10.50.0.0/16
   serviceSubnet: 10.60.0.0/16
@@ -65,6 +67,12 @@ func TestConfig(t *testing.T) {
 		t.Errorf("ports are %s", ports)
 	}
 
+	for _, p := range processes(s, s.Nodes[0], site{}) {
+		if last := p.Args[max(0, len(p.Args)-2):]; (p.Name == "apiserver") != slices.Equal(last, []string{"--audit-log-path=/var/log/audit.log", "--v=4"}) {
+			t.Errorf("%s ends with %v", p.Name, last)
+		}
+	}
+
 	var agentArgs []string
 	for _, p := range processes(s, s.Nodes[3], site{bin: "/bin", etc: "/etc/skiff"}) {
 		if p.Name == "agent" {
@@ -100,6 +108,7 @@ func TestConfig(t *testing.T) {
 		"another pod range":    func(o *Options) { o.PodRange = prefixes("10.51.0.0/16")[0] },
 		"another label":        func(o *Options) { o.Nodes[0].Labels = nil },
 		"a way to the outside": func(o *Options) { o.Isolated = false },
+		"another flag":         func(o *Options) { o.ExtraArgs["apiserver"]["v"] = "5" },
 	} {
 		if same(change) {
 			t.Errorf("%s makes no difference", what)
@@ -111,6 +120,7 @@ func TestConfigRefuses(t *testing.T) {
 	const head = "apiVersion: skiff/v1\nkind: Cluster\n"
 	for text, want := range map[string]string{
 		"kind: Cluster":                                                      `apiVersion "" and kind "Cluster"`,
+		head + "extraArgs: {apiserver: [x]}":                                 "cannot unmarshal array",
 		head + "nodez: []":                                                   `unknown field "nodez"`,
 		head + "nodes: [{role: control-plane}]":                              `nodes[0].role "control-plane" is neither master nor worker`,
 		head + "nodes: [{role: worker, taints: [x]}]":                        `nodes[0].taints[0]: "x" is not key=value:effect`,
@@ -131,6 +141,9 @@ func TestConfigRefuses(t *testing.T) {
 		"pod range 10.50.0.0/30":   func(o *Options) { o.PodRange = prefixes("10.50.0.0/30")[0] },
 		"overlaps":                 func(o *Options) { o.ServiceRange = prefixes("10.50.0.0/24")[0] },
 		"-1 workers":               func(o *Options) { o.Workers = -1 },
+		`"kubelet" is none of`:     func(o *Options) { o.ExtraArgs["kubelet"] = nil },
+		`"--v" is no name`:         func(o *Options) { o.ExtraArgs["agent"] = map[string]string{"--v": "4"} },
+		"extraArgs.agent.v":        func(o *Options) { o.ExtraArgs["agent"] = map[string]string{"v": "4 5"} },
 	} {
 		o, err := parseConfig([]byte(fullConfig))
 		if err != nil {

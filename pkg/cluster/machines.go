@@ -30,8 +30,9 @@ type machines struct {
 	// VIP is the virtual address of several masters, with the prefix length of their link.
 	VIP netip.Prefix `json:"vip,omitzero"`
 	// Router is the VRRP router id, 1 to 255: one per cluster on a link.
-	Router       int    `json:"virtualRouterID,omitempty"`
-	LoadBalancer string `json:"loadBalancer,omitempty"`
+	Router       int       `json:"virtualRouterID,omitempty"`
+	LoadBalancer string    `json:"loadBalancer,omitempty"`
+	ExtraArgs    ExtraArgs `json:"extraArgs,omitempty"`
 	Networking   struct {
 		PodSubnet     netip.Prefix `json:"podSubnet,omitzero"`
 		ServiceSubnet netip.Prefix `json:"serviceSubnet,omitzero"`
@@ -151,7 +152,10 @@ func parseMachines(data []byte) (*Spec, *machines, error) {
 	if m.APIVersion != ConfigAPIVersion || m.Kind != MachinesKind {
 		return nil, nil, fmt.Errorf("apiVersion %q and kind %q: want %s and %s", m.APIVersion, m.Kind, ConfigAPIVersion, MachinesKind)
 	}
-	s := &Spec{Name: m.Name, LoadBalancer: m.LoadBalancer}
+	if err := m.ExtraArgs.check(); err != nil {
+		return nil, nil, err
+	}
+	s := &Spec{Name: m.Name, LoadBalancer: m.LoadBalancer, ExtraArgs: m.ExtraArgs}
 	if !nameForm.MatchString(m.Name) {
 		return nil, nil, fmt.Errorf("name %q: want lower case letters, digits and dashes", m.Name)
 	}

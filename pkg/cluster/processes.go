@@ -83,7 +83,11 @@ func processes(s *Spec, n Node, at site) []supervise.Process {
 	if home, enabled := s.registryNode(); enabled && home.Name == n.Name {
 		list = append(list, registryProcess(at))
 	}
-	return append(list, containerdProcess(at), agent(s, n, at))
+	list = append(list, containerdProcess(at), agent(s, n, at))
+	for i := range list {
+		list[i].Args = append(list[i].Args, s.ExtraArgs.of(list[i].Name)...)
+	}
+	return list
 }
 
 func urlOf(ip netip.Addr, port uint16) string {

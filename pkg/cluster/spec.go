@@ -35,7 +35,8 @@ type Spec struct {
 	// LoadBalancer spreads what arrives at the VIP: [HAProxy] or [Nginx].
 	LoadBalancer string `json:"loadBalancer,omitempty"`
 	// Registry is the port of the machine's loopback where the cluster's image registry is found; 0: it has none.
-	Registry uint16 `json:"registry,omitempty"`
+	Registry  uint16    `json:"registry,omitempty"`
+	ExtraArgs ExtraArgs `json:"extraArgs,omitempty"`
 	// Bin is the directory of the binaries that the nodes run.
 	Bin string `json:"bin"`
 }
@@ -95,6 +96,7 @@ type Options struct {
 	Isolated         bool
 	LoadBalancer     string // of several masters; empty is HAProxy
 	Registry         uint16 // see [Spec]
+	ExtraArgs        ExtraArgs
 	// PodRange and ServiceRange may be left out: free ones are chosen.
 	PodRange, ServiceRange netip.Prefix
 	Bin                    string
@@ -113,7 +115,10 @@ func NewSpec(o Options, taken []netip.Prefix) (*Spec, error) {
 	if !nameForm.MatchString(o.Name) {
 		return nil, fmt.Errorf("cluster name %q: want at most 32 lower case letters, digits and dashes, with a letter or digit at both ends", o.Name)
 	}
-	s := &Spec{Name: o.Name, Isolated: o.Isolated, Registry: o.Registry, Bin: o.Bin}
+	if err := o.ExtraArgs.check(); err != nil {
+		return nil, err
+	}
+	s := &Spec{Name: o.Name, Isolated: o.Isolated, Registry: o.Registry, ExtraArgs: o.ExtraArgs, Bin: o.Bin}
 	if err := s.chooseRanges(o, taken); err != nil {
 		return nil, err
 	}
