@@ -126,6 +126,7 @@ func (s *server) bound(next http.Handler) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
+		growStack(len(r.URL.Path))
 		// A body that never ends must not hold the request for longer.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
 		next.ServeHTTP(w, r.WithContext(ctx))
