@@ -19,8 +19,7 @@
 // Limits: beta and alpha versions are not served, and an etcd that still holds objects in
 // a version that Kubernetes 1.36 doesn't write is refused object by object
 // with an error that names the version, not misread. Defaults are filled in when an
-// object is written, not when it is read from etcd; the columns of tables have
-// descriptions for name and age only.
+// object is written, not when it is read from etcd.
 package api
 
 import (

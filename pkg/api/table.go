@@ -1,13 +1,19 @@
 package api
 
 import (
+	"cmp"
+	_ "embed"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/duration"
 )
 
@@ -29,29 +35,80 @@ func Columns(line string) []metav1.TableColumnDefinition {
 			name, c.Type = name[:len(name)-1], "boolean"
 		}
 		c.Name = name
-		switch name {
-		case "Name":
+		if name == "Name" {
 			c.Format = "name"
-			c.Description = metav1.ObjectMeta{}.SwaggerDoc()["name"]
-		case "Age":
-			c.Description = metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]
 		}
 		columns[i] = c
 	}
 	return columns
 }
 
-var defaultColumns = []metav1.TableColumnDefinition{
-	{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
-	{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
-}
+var defaultColumns = []metav1.TableColumnDefinition{{Name: "Name", Type: "string", Format: "name"}, {Name: "Created At", Type: "date"}}
 
 // TableColumns are the columns of k's table.
 func (k *Kind) TableColumns() []metav1.TableColumnDefinition {
-	if k.Columns == nil {
-		return defaultColumns
+	columns := slices.Clone(k.Columns)
+	if columns == nil {
+		columns = slices.Clone(defaultColumns)
 	}
-	return k.Columns
+	all := columnTexts()
+	own := all[schema.GroupResource{Group: k.StoredKind().Group, Resource: k.Resource}.String()]
+	for i := range columns {
+		c := &columns[i]
+		if c.Description != "" {
+			continue // a custom resource's
+		}
+		if c.Description = cmp.Or(own[c.Name], all["*"][c.Name]); strings.HasPrefix(c.Description, ".") {
+			c.Description = fieldDescription(k, strings.Split(c.Description[1:], "."))
+		}
+	}
+	return columns
+}
+
+//go:embed columns.txt
+var columnsText string
+
+// columnTexts reads columns.txt: resource, column, text.
+var columnTexts = sync.OnceValue(func() map[string]map[string]string {
+	all, at := map[string]map[string]string{}, map[string]string{}
+	for line := range strings.Lines(columnsText) {
+		name, text, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		if strings.HasPrefix(line, " ") {
+			at[name] = strings.ReplaceAll(strings.TrimSpace(text), `\n`, "\n")
+		} else if !strings.HasPrefix(line, "#") {
+			at = map[string]string{}
+			all[name] = at
+		}
+	}
+	return all
+})
+
+// fieldDescription is what the Go type that is stored says of a field.
+func fieldDescription(k *Kind, path []string) string {
+	object, err := Scheme.New(k.StoredKind())
+	if err != nil {
+		object = k.New()
+	}
+	text := ""
+	for t := reflect.TypeOf(object); len(path) > 0; path = path[1:] {
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
+		texts, _ := reflect.Zero(t).Interface().(interface{ SwaggerDoc() map[string]string })
+		field, ok := t.FieldByNameFunc(func(name string) bool {
+			f, _ := t.FieldByName(name)
+			tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			return tag == path[0]
+		})
+		if !ok {
+			return ""
+		}
+		if text = ""; texts != nil {
+			text = texts.SwaggerDoc()[path[0]]
+		}
+		t = field.Type
+	}
+	return text
 }
 
 // TableRow is obj's row, without the object. A cell that tells an age is right at the time of the call.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,12 +20,18 @@ func TestColumns(t *testing.T) {
 		{Name: "Age", Type: "string"},
 	}
 	for i, c := range columns {
-		if (c.Description != "") != (c.Name == "Name" || c.Name == "Age") {
-			t.Errorf("%s: description %q", c.Name, c.Description)
-		}
-		c.Description = ""
 		if c != want[i] {
 			t.Errorf("got %+v, want %+v", c, want[i])
+		}
+	}
+}
+
+// Descriptions are texts, or those of fields of the type that is stored.
+func TestDescriptionsOfColumns(t *testing.T) {
+	k := Define[corev1.Pod, corev1.PodList](corev1.SchemeGroupVersion, "pods", Kind{Columns: Columns("Name, Status, +IP, +Node, New")})
+	for i, want := range []string{"Name must be unique", "The aggregate status", "podIP address allocated", "NodeName indicates", ""} {
+		if got := k.TableColumns()[i].Description; !strings.HasPrefix(got, want) || (got == "") != (want == "") {
+			t.Errorf("%s: %q, want %q", k.Columns[i].Name, got, want)
 		}
 	}
 }
