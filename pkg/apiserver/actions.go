@@ -130,7 +130,7 @@ func (s *server) readVirtual(w http.ResponseWriter, r *http.Request, c *call) er
 	etcd.Conditions = []corev1.ComponentCondition{condition}
 	if c.Verb == "get" {
 		if c.Name != etcd.Name {
-			return apierrors.NewNotFound(c.kind.GroupResource(), c.Name)
+			return apierrors.NewNotFound(corev1.Resource("componentstatus"), c.Name)
 		}
 		return s.writeItem(w, r, http.StatusOK, c, drafted{&etcd})
 	}

@@ -51,7 +51,7 @@ func TestCustomFormats(t *testing.T) {
 			`"name":"Color","type":"string"|"description":"How many"|"cells":["a","red",2,"|"cells":["b","blue",null,"`},
 		{"selector", "GET", seaV1 + "?fieldSelector=spec.color%3Dblue", "", "", "", 200, `"name":"b"`},
 		{"unknown selector", "GET", seaV1 + "?fieldSelector=spec.length%3D1", "", "", "", 400, "field label not supported: spec.length"},
-		{"other version", "GET", "/apis/sea.example.com/v2/namespaces/default/boats", "", "", "", 404, "the server could not find the requested resource"},
+		{"other version", "GET", "/apis/sea.example.com/v2/namespaces/default/boats", "", "", "", 404, "404 page not found"},
 		{"version of the body", "POST", seaV1, asJSON, `{"apiVersion":"sea.example.com/v9","kind":"Boat","metadata":{"name":"x"}}`, "", 400,
 			"the API version in the data (sea.example.com/v9) does not match the expected API version (sea.example.com/v1)"},
 		{"options of its group", "DELETE", seaV1 + "/none", asJSON, `{"apiVersion":"sea.example.com/v1","kind":"DeleteOptions"}`, "", 404, `boats.sea.example.com \"none\" not found`},

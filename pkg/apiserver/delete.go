@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -167,12 +168,18 @@ func deletionPrecondition(c *call, current api.Object, options *metav1.DeleteOpt
 	if p == nil {
 		return nil
 	}
-	gr := schema.GroupResource{Group: c.kind.Group, Resource: c.kind.Kind}
+	gr := schema.GroupResource{Group: c.kind.StoredKind().Group, Resource: c.kind.Kind}
+	uid, version := "the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated",
+		"the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified"
+	if _, namespace := current.(*corev1.Namespace); namespace || c.kind.PrepareForDelete != nil { // Kubernetes deletes these in their own way
+		gr = c.kind.GroupResource()
+		uid, version = "Precondition failed: UID in precondition: %s, UID in object meta: %s", "Precondition failed: ResourceVersion in precondition: %s, ResourceVersion in object meta: %s"
+	}
 	if p.UID != nil && *p.UID != current.GetUID() {
-		return apierrors.NewConflict(gr, c.key.Name, fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, current.GetUID()))
+		return apierrors.NewConflict(gr, c.key.Name, fmt.Errorf(uid, *p.UID, current.GetUID()))
 	}
 	if p.ResourceVersion != nil && *p.ResourceVersion != current.GetResourceVersion() {
-		return apierrors.NewConflict(gr, c.key.Name, fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, current.GetResourceVersion()))
+		return apierrors.NewConflict(gr, c.key.Name, fmt.Errorf(version, *p.ResourceVersion, current.GetResourceVersion()))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
@@ -77,7 +78,7 @@ func (d *discovery) serve(w http.ResponseWriter, r *http.Request) error {
 	case parts[0] == "apis" && len(parts) == 3:
 		return d.resources(w, r, view, schema.GroupVersion{Group: parts[1], Version: parts[2]})
 	}
-	return notFoundPath()
+	return d.server.notFoundIn(parts[1])
 }
 
 func (d *discovery) address() string {
@@ -113,7 +114,7 @@ func groupList(groups []aggregate.Group) *metav1.APIGroupList {
 func (d *discovery) resources(w http.ResponseWriter, r *http.Request, view *api.View, gv schema.GroupVersion) error {
 	kinds := view.In(gv)
 	if len(kinds) == 0 {
-		return notFoundPath()
+		return d.server.notFoundIn(gv.Group)
 	}
 	list := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList"}, GroupVersion: gv.String()}
 	if gv.Group != "" {
@@ -125,7 +126,7 @@ func (d *discovery) resources(w http.ResponseWriter, r *http.Request, view *api.
 			Verbs: k.ListedVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
 		}
 		if !k.Virtual {
-			main.StorageVersionHash = storageHash(k.StoredKind())
+			main.StorageVersionHash = storageHash(k)
 		}
 		list.APIResources = append(list.APIResources, main)
 		for _, name := range subresourceNames(k) {
@@ -150,8 +151,9 @@ func subresourceNames(k *api.Kind) []string {
 }
 
 // storageHash lets clients see that two resources are one in storage.
-func storageHash(gvk schema.GroupVersionKind) string {
-	sum := sha256.Sum256([]byte(gvk.Group + "/" + gvk.Version + "/" + gvk.Kind))
+func storageHash(k *api.Kind) string {
+	gvk := k.StoredKind()
+	sum := sha256.Sum256([]byte(gvk.Group + "/" + cmp.Or(k.StorageVersion, gvk.Version) + "/" + gvk.Kind))
 	return base64.StdEncoding.EncodeToString(sum[:8])
 }
 
@@ -235,13 +237,13 @@ func aggregatedResources(kinds []*api.Kind) []discoveryv2.APIResourceDiscovery {
 			scope = discoveryv2.ScopeNamespace
 		}
 		one := discoveryv2.APIResourceDiscovery{
-			Resource: k.Resource, ResponseKind: responseKind(k.GroupVersionKind), Scope: scope,
+			Resource: k.Resource, ResponseKind: responseKind(k, k.GroupVersionKind), Scope: scope,
 			SingularResource: k.Singular, Verbs: k.ListedVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
 		}
 		for _, name := range subresourceNames(k) {
 			sub := k.Subresources[name]
 			one.Subresources = append(one.Subresources, discoveryv2.APISubresourceDiscovery{
-				Subresource: name, ResponseKind: responseKind(sub.GroupVersionKind), Verbs: slices.Sorted(slices.Values(sub.Verbs)),
+				Subresource: name, ResponseKind: responseKind(k, sub.GroupVersionKind), Verbs: slices.Sorted(slices.Values(sub.Verbs)),
 			})
 		}
 		resources = append(resources, one)
@@ -249,7 +251,11 @@ func aggregatedResources(kinds []*api.Kind) []discoveryv2.APIResourceDiscovery {
 	return resources
 }
 
-func responseKind(gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
+// responseKind leaves out the group and version if they are those of k, as clients know it; not so for custom resources.
+func responseKind(k *api.Kind, gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
+	if gvk.GroupVersion() == k.GroupVersion() && k.Custom == nil {
+		return &metav1.GroupVersionKind{Kind: gvk.Kind}
+	}
 	return &metav1.GroupVersionKind{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"skiff/pkg/api"
 	"skiff/pkg/apiserver/request"
 )
 
@@ -48,6 +50,10 @@ func status(ctx context.Context, logger *slog.Logger, err error) *metav1.Status 
 
 // writeError answers with the status of err, in the format the client accepts.
 func (s *server) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, errNoAPI) {
+		http.NotFound(w, r)
+		return
+	}
 	st := status(r.Context(), s.logger, err)
 	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(st.Details.RetryAfterSeconds)))
@@ -67,6 +73,17 @@ func (s *server) writeStatus(w http.ResponseWriter, r *http.Request, st *metav1.
 		accepted = &accept{info: s.codec.info(runtime.ContentTypeJSON)}
 	}
 	s.writeObject(w, r, int(st.Code), accepted, st)
+}
+
+// errNoAPI is for paths where no API begins: the answer is a line of text, as from any server.
+var errNoAPI = errors.New("no API begins with this path")
+
+// notFoundIn is for paths of a group that lead nowhere. Only the server's own groups answer with a Status, as in Kubernetes.
+func (s *server) notFoundIn(group string) error {
+	if slices.ContainsFunc(s.cfg.Catalogue.View().Kinds(), func(k *api.Kind) bool { return k.Group == group && k.Custom == nil }) {
+		return notFoundPath()
+	}
+	return errNoAPI
 }
 
 func notFoundPath() error {

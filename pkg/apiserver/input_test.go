@@ -47,6 +47,18 @@ const (
 	maps   = "/api/v1/namespaces/default/configmaps"
 )
 
+// Where no API begins there is no Status either.
+func TestNoAPI(t *testing.T) {
+	i := start(t)
+	for _, path := range []string{"/nowhere", "/apis/no.such", "/apis/no.such/v1", "/apis/no.such/v1/things", "//api/v1/nodes"} {
+		code, headers, body := raw(t, i, "GET", path, "", "")
+		if code != 404 || headers.Get("Content-Type") != "text/plain; charset=utf-8" || string(body) != "404 page not found\n" {
+			t.Errorf("%s: %d %v %s", path, code, headers, body)
+		}
+	}
+}
+
+
 // TestBadInput has what clients do wrong, with Kubernetes' answers.
 func TestBadInput(t *testing.T) {
 	i := start(t)
@@ -107,8 +119,8 @@ func TestBadInput(t *testing.T) {
 		{name: "watch in an unknown stream", method: "GET", path: maps + "?watch=1", headers: []string{"Accept", "application/json;stream=other"},
 			code: 406, reason: metav1.StatusReasonNotAcceptable, message: "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
 		{name: "unknown resource", method: "GET", path: "/api/v1/nonsense", code: 404, reason: metav1.StatusReasonNotFound, message: "the server could not find the requested resource"},
-		{name: "unknown group", method: "GET", path: "/apis/no.such/v1/things", code: 404, reason: metav1.StatusReasonNotFound, message: "the server could not find the requested resource"},
-		{name: "unknown path", method: "GET", path: "/nowhere", code: 404, reason: metav1.StatusReasonNotFound, message: "the server could not find the requested resource"},
+		{name: "unknown version", method: "GET", path: "/apis/apps/v9/things", code: 404, reason: metav1.StatusReasonNotFound, message: "the server could not find the requested resource"},
+		{name: "name that is none", method: "GET", path: maps + "/..", code: 400, reason: metav1.StatusReasonBadRequest, message: `Name parameter invalid: "..": may not be '..'`},
 		{name: "unknown method of a path", method: "POST", path: "/version", code: 405, reason: metav1.StatusReasonMethodNotAllowed, message: "the server does not allow this method on the requested resource"},
 		{name: "delete of all namespaces' objects", method: "DELETE", path: "/api/v1/configmaps", code: 405, reason: metav1.StatusReasonMethodNotAllowed},
 		{name: "namespaced resource without namespace", method: "GET", path: "/api/v1/configmaps/here", code: 404, reason: metav1.StatusReasonNotFound},

@@ -51,7 +51,7 @@ func (s *server) router() http.Handler {
 		r.HandleFunc(root, s.serveResource)
 		r.PathPrefix(root + "/").HandlerFunc(s.serveResource)
 	}
-	r.NotFoundHandler = s.handler(func(http.ResponseWriter, *http.Request) error { return notFoundPath() })
+	r.NotFoundHandler = s.handler(func(http.ResponseWriter, *http.Request) error { return errNoAPI })
 	r.MethodNotAllowedHandler = s.handler(func(http.ResponseWriter, *http.Request) error {
 		return methodNotAllowed()
 	})
@@ -232,7 +232,7 @@ func (s *server) find(r *http.Request, info *request.Info) (*call, error) {
 		kind = s.cfg.Catalogue.View().ByResource(gvr)
 	}
 	if kind == nil {
-		return nil, notFoundPath()
+		return nil, s.notFoundIn(gvr.Group)
 	}
 	c := &call{Info: info, user: request.UserFrom(r.Context()), kind: kind}
 	var err error
@@ -255,6 +255,9 @@ func (s *server) find(r *http.Request, info *request.Info) (*call, error) {
 	named := info.Name != "" && info.Verb != "list" && info.Verb != "deletecollection" && info.Verb != "watch"
 	if named && kind.Namespaced && info.Namespace == "" {
 		return nil, notFoundPath()
+	}
+	if bad := api.PathSegment(info.Name, false); named && len(bad) > 0 {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("Name parameter invalid: %q: %s", info.Name, strings.Join(bad, ";")))
 	}
 	// What is proxied may be any method; Kubernetes has no verb for OPTIONS.
 	proxied := r.Method == http.MethodOptions && info.Subresource == "proxy"

@@ -23,12 +23,15 @@ func Version() version.Info {
 		Minor:          Minor,
 		EmulationMajor: Major,
 		EmulationMinor: Minor,
-		GitVersion:     GitVersion,
-		GitTreeState:   "clean",
-		BuildDate:      "1970-01-01T00:00:00Z",
-		GoVersion:      runtime.Version(),
-		Compiler:       runtime.Compiler,
-		Platform:       runtime.GOOS + "/" + runtime.GOARCH,
+		// As Kubernetes, whose storage this is: the release before may take over.
+		MinCompatibilityMajor: Major,
+		MinCompatibilityMinor: "35",
+		GitVersion:            GitVersion,
+		GitTreeState:          "clean",
+		BuildDate:             "1970-01-01T00:00:00Z",
+		GoVersion:             runtime.Version(),
+		Compiler:              runtime.Compiler,
+		Platform:              runtime.GOOS + "/" + runtime.GOARCH,
 	}
 	build, ok := debug.ReadBuildInfo()
 	if !ok {

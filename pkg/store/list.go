@@ -130,12 +130,12 @@ func (q Query) plan() (readPlan, error) {
 		return p, err
 	}
 	if q.Continue != "" {
-		if asked != 0 {
-			return p, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-		}
 		start, revision, err := parseContinue(q.Continue)
 		if err != nil {
 			return p, apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: %v", err))
+		}
+		if asked != 0 {
+			return p, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 		}
 		p.start, p.continued = p.prefix+start, true
 		p.exact = max(revision, 0) // negative: go on with the newest state

@@ -22,18 +22,27 @@ var differences = []known{
 	differs("Faults of a client", ": (watch with a bad version|update of a bad version|update with first twice at .spec.ports)$", "^status$", "^500 "),
 	differs("Protection of volumes and classes", "^(persistentvolume|volumeattributesclass)", `finalizers`, "-protection"),
 	differs("A deletion with something else in its body", ": delete with a bad body$", "message$", "no kind"),
+	differs("Aggregated roles", "^rights: clusterroles (admin|edit|view)$", `rules$`, "^null$"),
 	differs("Empty lists", "", `\.(items|rules)$`, "^null$"),
 	differs("Empty lists", "^widgets", `metadata\.continue$`, `^""$`),
 	differs("Additions of the reference", "^(pods|bounds): ", `projected\.sources`, "openshift-service-ca.crt"),
-	differs("Addresses and versions of the server", "^discovery: ", `serverAddress$|gitVersion|gitCommit|buildDate|gitTreeState|goVersion|compiler|platform`, ""),
+	differs("Additions of the reference", "^rights: clusterroles ", `rules`, "endpointslices/restricted"),
+	differs("Bootstrap objects without managers", "^rights: (cluster)?role(binding)?s ", `metadata\.managedFields$`, `"manager":"kube-apiserver"`),
+	differs("Reviews without managers", "^(reviews|serviceaccounts): ", `metadata\.managedFields$`, `^\[\{"apiVersion":"auth`),
+	differs("Warnings of refused requests", "^endpoints: (list as what isn't served|patch of (an unknown|no) type)$", "^warnings$", ""),
+	differs("Checks of health", `^discovery: GET /(readyz\?verbose)?$`, `^body(\.paths)?$`, "readyz/|readyz check passed"),
+	differs("Keys of tokens", "^discovery: GET /openid/v1/jwks$", "^status$", "^406"),
+	differs("Slashes in names", "^errors: GET .*/configmaps/%2F$", "^status$", "^200"),
+	differs("Addresses and versions of the server", "^(discovery|rights): ", `serverAddress$|jwks_uri$|gitVersion|gitCommit|buildDate|gitTreeState|goVersion|compiler|platform`, ""),
 
-	differs("Descriptions of columns", "", `columnDefinitions\[\d+\]\.description$`, ""),
 	differs("Dynamic resource allocation", `^(resourceclaim|resourceclaimtemplate|resourceslice|deviceclass)e?s\.resource\.k8s\.io`, "", ""),
 	differs("Pull policies of unreadable images", `\.image$`, "imagePullPolicy", ""),
 	differs("Fields of signing requests", "^certificatesigningrequests", "managedFields", ""),
 	differs("Custom resources at the edges", "^(widgets|custom)", "", ""),
 	differs("OpenAPI documents", "^openapi: ", "", ""),
 	differs("Status of registered servers and policies", "^(apiservices|validatingadmissionpolicies|prioritylevelconfigurations|flowschemas)", "status|managedFields", ""),
+	differs("Status of registered servers and policies", "^apiservices.*: (get after subresources|delete the collection.*|watch)$", `resourceVersion$|^body$`, ""),
+	differs("Storage of definitions", "^discovery: GET /apis/apiextensions.k8s.io/v1$", "storageVersionHash$", "^\"jfWCUB31mvA=\"$"),
 	differs("Jobs", "^jobs", "", ""),
 	differs("Warnings about drivers", "^csidrivers", "warnings", ""),
 }
@@ -57,6 +66,7 @@ var wordings = []wording{
 	{namesOfGo, regexp.MustCompile(`in scheme "[^"]*"`), "in scheme <scheme>"},
 	{namesOfGo, regexp.MustCompile(`\(\*\w+\.(\w+)\)`), "($1)"},
 	{namesOfGo, regexp.MustCompile(`of type \[\]\w+\.\w+`), "of a type"},
+	{namesOfGo, regexp.MustCompile(`requested .* without impersonating`), "requested <user> without impersonating"},
 }
 
 // explained finds the explanation of a difference.

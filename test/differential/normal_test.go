@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // normaliser makes equal what two servers can't have in common. Uids become the order in
@@ -24,7 +25,7 @@ var (
 	ports     = regexp.MustCompile(`\b3[0-2]\d\d\d\b`)
 	tokens    = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+`)
 	ages      = regexp.MustCompile(`^(\d+[smhdy])+$`)
-	records   = regexp.MustCompile(`(in record \()\d+\)`)
+	records   = regexp.MustCompile(`(in record \(|in object meta: |, current: )\d+`)
 )
 
 func (n *normaliser) ordinal(kind, value string) string {
@@ -61,7 +62,7 @@ func (n *normaliser) text(s string) string {
 	s = generated.ReplaceAllString(s, "$1<random>")
 	s = ports.ReplaceAllString(s, "<port>")
 	s = tokens.ReplaceAllString(s, "<token>")
-	s = records.ReplaceAllString(s, "$1<version>)")
+	s = records.ReplaceAllString(s, "$1<version>")
 	for _, w := range wordings {
 		s = w.text.ReplaceAllString(s, w.instead)
 	}
@@ -90,7 +91,7 @@ func (n *normaliser) value(v any) any {
 
 func (n *normaliser) field(key string, in map[string]any, v any) any {
 	text, isText := v.(string)
-	if _, isList := v.([]any); !isList && (key == "managedFields" || key == "causes" || key == "cells") {
+	if _, isList := v.([]any); !isList && (key == "managedFields" || key == "causes" || key == "cells" || strings.HasSuffix(key, "esourceRules")) {
 		return n.value(v) // a schema's property of that name
 	}
 	switch key {
@@ -121,6 +122,11 @@ func (n *normaliser) field(key string, in map[string]any, v any) any {
 			}
 		}
 		return once
+	case "resourceRules", "nonResourceRules": // in the order of a Go map
+		rules, _ := n.value(v).([]any)
+		rules = slices.DeleteFunc(rules, func(rule any) bool { return strings.Contains(short(rule), `"/.well-known"`) }) // OpenShift's
+		slices.SortFunc(rules, func(a, b any) int { return cmp.Compare(short(a), short(b)) })
+		return rules
 	case "cells":
 		cells, _ := n.value(v).([]any)
 		for i := range cells {

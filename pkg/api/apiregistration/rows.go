@@ -28,6 +28,7 @@ func serviceKind() *api.Kind {
 		Default:          func(obj api.Object) { v1.SetObjectDefaults_APIService(obj.(*v1.APIService)) },
 		PrepareForCreate: prepareForCreate,
 		NameValidation:   api.PathSegment,
+		AnyFinalizer:     true,
 		Validate:         validate,
 		ValidateUpdate:   func(obj, _ api.Object) field.ErrorList { return validate(obj) },
 		Subresources:     map[string]*api.Subresource{"status": {PrepareForUpdate: api.KeepMeta, ValidateUpdate: validateStatus}},

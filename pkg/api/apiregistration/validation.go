@@ -19,8 +19,11 @@ func validate(obj api.Object) field.ErrorList {
 	s := obj.(*v1.APIService)
 	at := field.NewPath("spec")
 	var errs check.Errors
-	if want := s.Spec.Version + "." + s.Spec.Group; s.Name != want && len(api.PathSegment(s.Name, false)) == 0 && s.Name != "" {
-		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), s.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want)))
+	want := s.Spec.Version + "." + s.Spec.Group
+	for _, name := range []struct{ field, is string }{{"generateName", s.GenerateName}, {"name", s.Name}} {
+		if name.is != want && name.is != "" && len(api.PathSegment(name.is, false)) == 0 {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", name.field), name.is, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want)))
+		}
 	}
 	if s.Spec.Group == "" && s.Spec.Version != "v1" {
 		errs = append(errs, field.Required(at.Child("group"), "only v1 may have an empty group and it better be legacy kube"))

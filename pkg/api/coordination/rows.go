@@ -21,6 +21,7 @@ func leaseKind() *api.Kind {
 		ValidateUpdate:   validateLeaseUpdate,
 		Namespaced:       true,
 		CreateOnUpdate:   true,
+		AnyFinalizer:     true,
 		PrepareForCreate: prepareLeaseCreate,
 		PrepareForUpdate: prepareLeaseUpdate,
 		NameValidation:   validation.NameIsDNSSubdomain,

@@ -3,8 +3,10 @@ package events
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/pkg/api"
@@ -57,6 +59,11 @@ func series(e *corev1.Event) check.Errors {
 	return errs
 }
 
+// micros is what all clients keep of a time.
+func micros(t metav1.MicroTime) metav1.MicroTime {
+	return metav1.MicroTime{Time: t.Truncate(time.Microsecond).UTC()}
+}
+
 // validateUpdate: only the series of an event goes on.
 func validateUpdate(obj, old api.Object) field.ErrorList {
 	e, was := stored(obj), stored(old)
@@ -70,7 +77,7 @@ func validateUpdate(obj, old api.Object) field.ErrorList {
 	}{
 		{"involvedObject", e.InvolvedObject, was.InvolvedObject}, {"reason", e.Reason, was.Reason}, {"message", e.Message, was.Message},
 		{"source", e.Source, was.Source}, {"firstTimestamp", e.FirstTimestamp, was.FirstTimestamp}, {"lastTimestamp", e.LastTimestamp, was.LastTimestamp},
-		{"count", e.Count, was.Count}, {"type", e.Type, was.Type}, {"eventTime", e.EventTime.UnixMicro(), was.EventTime.UnixMicro()}, {"action", e.Action, was.Action},
+		{"count", e.Count, was.Count}, {"type", e.Type, was.Type}, {"eventTime", micros(e.EventTime), micros(was.EventTime)}, {"action", e.Action, was.Action},
 		{"related", e.Related, was.Related}, {"reportingController", e.ReportingController, was.ReportingController}, {"reportingInstance", e.ReportingInstance, was.ReportingInstance},
 	} {
 		errs = append(errs, check.Immutable(field.NewPath(f.name), f.now, f.old)...)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
 
@@ -32,7 +31,7 @@ func Impersonate(header http.Header, allowed func(*request.Info) error) (*reques
 		if len(groups) == 0 && uid == "" && len(extra) == 0 {
 			return nil, nil
 		}
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("requested %v without impersonating a user", references(groups, uid, extra)))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("requested %+v without impersonating a user name", request.User{UID: uid, Groups: groups, Extra: extra}))
 	}
 	user := &request.User{Name: name, UID: uid, Groups: slices.Clone(groups), Extra: extra}
 	ask := func(group, resource, subresource, namespace, name string) error {
@@ -109,23 +108,6 @@ func extraHeaders(header http.Header) map[string][]string {
 		extra[key] = append(extra[key], values...)
 	}
 	return extra
-}
-
-// references lists what was to be impersonated, as Kubernetes' error message does.
-func references(groups []string, uid string, extra map[string][]string) []corev1.ObjectReference {
-	var out []corev1.ObjectReference
-	for _, group := range groups {
-		out = append(out, corev1.ObjectReference{Kind: "Group", Name: group})
-	}
-	for _, key := range slices.Sorted(maps.Keys(extra)) {
-		for _, value := range extra[key] {
-			out = append(out, corev1.ObjectReference{Kind: "UserExtra", APIVersion: "authentication.k8s.io/v1", Name: value, FieldPath: key})
-		}
-	}
-	if uid != "" {
-		out = append(out, corev1.ObjectReference{Kind: "UID", Name: uid, APIVersion: "authentication.k8s.io/v1"})
-	}
-	return out
 }
 
 func splitServiceAccount(user string) (namespace, name string, ok bool) {

@@ -2,6 +2,8 @@ package authn
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -22,6 +24,9 @@ func (a *Authenticator) ReviewToken(ctx context.Context, in *authenticationv1.To
 	user, audiences, err := a.bearer(ctx, in.Spec.Token, in.Spec.Audiences)
 	if err != nil {
 		out.Status.Error = err.Error()
+		if !errors.Is(err, errInvalidToken) {
+			out.Status.Error = fmt.Sprintf("[%v, %v]", errInvalidToken, err) // as Kubernetes, which asks twice
+		}
 		return out, nil
 	}
 	out.Status.Authenticated = true

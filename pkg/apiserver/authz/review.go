@@ -5,15 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -31,21 +34,21 @@ func (a *Authorizer) Review(ctx context.Context, question api.Object) (api.Objec
 	}
 	switch q := question.(type) {
 	case *authorizationv1.SubjectAccessReview:
-		errs := append(validateSubject(&q.Spec), validateAccess(q.Spec.ResourceAttributes, q.Spec.NonResourceAttributes)...)
+		errs := append(validateAccess(q.Spec.ResourceAttributes, q.Spec.NonResourceAttributes), validateSubject(&q.Spec)...)
 		if errs = append(errs, validateBareMeta(q, "must be empty")...); len(errs) > 0 {
-			return nil, apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview").GroupKind(), "", errs)
+			return nil, invalid(errs)
 		}
 		q.Status = a.review(ctx, subjectOf(&q.Spec), q.Spec.ResourceAttributes, q.Spec.NonResourceAttributes)
 	case *authorizationv1.SelfSubjectAccessReview:
 		errs := append(validateAccess(q.Spec.ResourceAttributes, q.Spec.NonResourceAttributes), validateBareMeta(q, "must be empty")...)
 		if len(errs) > 0 {
-			return nil, apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview").GroupKind(), "", errs)
+			return nil, invalid(errs)
 		}
 		q.Status = a.review(ctx, user, q.Spec.ResourceAttributes, q.Spec.NonResourceAttributes)
 	case *authorizationv1.LocalSubjectAccessReview:
 		q.Namespace = cmp.Or(q.Namespace, info.Namespace)
 		if errs := validateLocal(q); len(errs) > 0 {
-			return nil, apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("LocalSubjectAccessReview").GroupKind(), "", errs)
+			return nil, invalid(errs)
 		}
 		if info.Namespace != q.Namespace {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("spec.resourceAttributes.namespace must match namespace: %v", info.Namespace))
@@ -55,11 +58,16 @@ func (a *Authorizer) Review(ctx context.Context, question api.Object) (api.Objec
 		if q.Spec.Namespace == "" {
 			return nil, apierrors.NewBadRequest("no namespace on request")
 		}
-		q.Status = a.rulesReview(user, q.Spec.Namespace)
+		return &authorizationv1.SelfSubjectRulesReview{Status: a.rulesReview(user, q.Spec.Namespace)}, nil
 	default:
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("not an access review: %T", question))
 	}
 	return question, nil
+}
+
+// invalid names no kind, as in Kubernetes.
+func invalid(errs field.ErrorList) error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: authorizationv1.GroupName}, "", errs)
 }
 
 func subjectOf(spec *authorizationv1.SubjectAccessReviewSpec) *request.User {
@@ -179,13 +187,16 @@ func (a *Authorizer) rulesReview(user *request.User, namespace string) authoriza
 		ResourceRules:    []authorizationv1.ResourceRule{},
 		NonResourceRules: []authorizationv1.NonResourceRule{},
 	}
-	if user.InGroup(request.Masters) {
-		status.ResourceRules = append(status.ResourceRules, authorizationv1.ResourceRule{
-			Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}})
-		status.NonResourceRules = append(status.NonResourceRules, authorizationv1.NonResourceRule{
-			Verbs: []string{"*"}, NonResourceURLs: []string{"*"}})
-	}
 	rules, err := a.RBAC.Rules(user, namespace)
+	if user.InGroup(request.Masters) { // who need no binding, though most clusters have it
+		for _, all := range []rbacv1.PolicyRule{
+			{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}}, {Verbs: []string{"*"}, NonResourceURLs: []string{"*"}},
+		} {
+			if !slices.ContainsFunc(rules, func(rule rbacv1.PolicyRule) bool { return equality.Semantic.DeepEqual(rule, all) }) {
+				rules = append(rules, all)
+			}
+		}
+	}
 	for _, rule := range rules {
 		if len(rule.Resources) > 0 {
 			status.ResourceRules = append(status.ResourceRules, authorizationv1.ResourceRule{
@@ -257,7 +268,7 @@ func validateEitherSelector(raw string, requirements int, path *field.Path) fiel
 }
 
 func validateLocal(q *authorizationv1.LocalSubjectAccessReview) field.ErrorList {
-	errs := append(validateSubject(&q.Spec), validateAccess(q.Spec.ResourceAttributes, q.Spec.NonResourceAttributes)...)
+	errs := append(validateAccess(q.Spec.ResourceAttributes, q.Spec.NonResourceAttributes), validateSubject(&q.Spec)...)
 	errs = append(errs, validateBareMeta(q, "must be empty except for namespace")...)
 	if r := q.Spec.ResourceAttributes; r != nil && r.Namespace != q.Namespace {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "resourceAttributes", "namespace"), r.Namespace, "must match metadata.namespace"))

@@ -70,7 +70,7 @@ func (m *Managers) fieldManager(key managerKey) (*managedfields.FieldManager, er
 	switch {
 	case key.subresource == "status":
 		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("spec")))
-	case key.subresource == "" && key.kind.Subresources["status"] != nil:
+	case (key.subresource == "" || key.subresource == "finalize") && key.kind.Subresources["status"] != nil:
 		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
 	}
 	known := kinds{key.kind}
