@@ -30,7 +30,7 @@ func (s *server) delete(w http.ResponseWriter, r *http.Request, c *call) error {
 	if !d.gone && options.OrphanDependents != nil && !*options.OrphanDependents {
 		code = http.StatusAccepted // what those who still use orphanDependents expect
 	}
-	if d.gone && !returnsDeleted[c.kind.GroupResource()] {
+	if d.gone && !c.kind.ReturnsDeleted {
 		s.writeObject(w, r, code, c.plain(s), &metav1.Status{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
 			Status:   metav1.StatusSuccess,
@@ -39,27 +39,6 @@ func (s *server) delete(w http.ResponseWriter, r *http.Request, c *call) error {
 		return nil
 	}
 	return s.writeItem(w, r, code, c, drafted{d.last})
-}
-
-// returnsDeleted are the resources whose deletion answers with the object instead of a Status.
-var returnsDeleted = map[schema.GroupResource]bool{
-	{Resource: "namespaces"}:                                       true,
-	{Resource: "pods"}:                                             true,
-	{Resource: "services"}:                                         true,
-	{Resource: "serviceaccounts"}:                                  true,
-	{Resource: "podtemplates"}:                                     true,
-	{Resource: "resourcequotas"}:                                   true,
-	{Resource: "persistentvolumes"}:                                true,
-	{Resource: "persistentvolumeclaims"}:                           true,
-	{Group: "storage.k8s.io", Resource: "csidrivers"}:              true,
-	{Group: "storage.k8s.io", Resource: "csinodes"}:                true,
-	{Group: "storage.k8s.io", Resource: "storageclasses"}:          true,
-	{Group: "storage.k8s.io", Resource: "volumeattachments"}:       true,
-	{Group: "storage.k8s.io", Resource: "volumeattributesclasses"}: true,
-	{Group: "resource.k8s.io", Resource: "deviceclasses"}:          true,
-	{Group: "resource.k8s.io", Resource: "resourceclaims"}:         true,
-	{Group: "resource.k8s.io", Resource: "resourceclaimtemplates"}: true,
-	{Group: "resource.k8s.io", Resource: "resourceslices"}:         true,
 }
 
 // deleted is what a deletion came to.

@@ -58,7 +58,6 @@ func TestNoAPI(t *testing.T) {
 	}
 }
 
-
 // TestBadInput has what clients do wrong, with Kubernetes' answers.
 func TestBadInput(t *testing.T) {
 	i := start(t)

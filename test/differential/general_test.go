@@ -40,22 +40,59 @@ func discovery(s *side) {
 	}
 }
 
-// openapi compares the paths of the documents, and what a few schemas say.
+// openapi compares all documents, save for the historic paths below /watch/.
 func openapi(s *side) {
 	e := s.send(call{name: "GET /openapi/v3", method: http.MethodGet, path: "/openapi/v3"})
 	paths, _ := at(e.Body, "paths").(map[string]any)
 	s.log = append(s.log, exchange{call: call{name: "groups"}, Status: e.Status, Type: e.Type, Body: names(paths)})
-	for _, group := range []string{"api/v1", "apis/apps/v1", "apis/batch/v1", "apis/networking.k8s.io/v1", "apis/rbac.authorization.k8s.io/v1", "apis/apiextensions.k8s.io/v1"} {
-		e := s.send(call{name: group, method: http.MethodGet, path: "/openapi/v3/" + group})
-		paths, _ := at(e.Body, "paths").(map[string]any)
-		s.log = append(s.log, exchange{call: call{name: "paths of " + group}, Status: e.Status, Type: e.Type, Body: names(paths)})
-		schemas, _ := at(e.Body, "components", "schemas").(map[string]any)
-		s.log = append(s.log, exchange{call: call{name: "schemas of " + group}, Status: e.Status, Type: e.Type, Body: schemas})
-		for _, path := range slices.Sorted(maps.Keys(paths)) {
-			methods, _ := paths[path].(map[string]any)
-			s.log = append(s.log, exchange{call: call{name: "methods of " + path}, Body: names(methods)})
-		}
+	documents := []string{"/openapi/v2"}
+	for _, group := range names(paths) {
+		documents = append(documents, "/openapi/v3/"+group.(string))
 	}
+	for _, document := range documents {
+		e := s.send(call{name: document, method: http.MethodGet, path: document})
+		shared, _ := at(e.Body, "parameters").(map[string]any)
+		e.Body = inOrder(e.Body, shared)
+		if body, ok := e.Body.(map[string]any); ok {
+			delete(body, "parameters")
+		}
+		s.log = append(s.log, e)
+	}
+}
+
+// inOrder is a document with parameters by their names, in whose order there is no meaning. Those that operations
+// share are put in their places.
+func inOrder(v any, shared map[string]any) any {
+	switch v := v.(type) {
+	case []any:
+		all := make([]any, len(v))
+		for i := range v {
+			all[i] = inOrder(v[i], shared)
+		}
+		return all
+	case map[string]any:
+		all := map[string]any{}
+		for key, below := range v {
+			if strings.Contains(key, "/watch/") {
+				continue
+			}
+			all[key] = inOrder(below, shared)
+			list, _ := below.([]any)
+			if key != "parameters" || list == nil {
+				continue
+			}
+			byName := map[string]any{}
+			for _, one := range list {
+				if ref, ok := at(one, "$ref").(string); ok {
+					one = shared[ref[strings.LastIndex(ref, "/")+1:]]
+				}
+				byName[fmt.Sprint(at(one, "in"), " ", at(one, "name"))] = one
+			}
+			all[key] = byName
+		}
+		return all
+	}
+	return v
 }
 
 func names(m map[string]any) []any {

@@ -113,6 +113,7 @@ func adapt(s map[string]any, v3 bool) {
 	}
 	for _, key := range []string{"items", "additionalProperties", "not"} {
 		if sub, ok := s[key].(map[string]any); ok {
+			delete(sub, "default") // no element is left out
 			adapt(sub, v3)
 		}
 	}

@@ -48,6 +48,9 @@ func (s *source) v2Document() (object, error) {
 	if err := s.kinds(d, paths, s.view.Kinds()); err != nil {
 		return nil, err
 	}
+	for _, p := range discovery(s.view) {
+		s.render(d, paths, []path{p})
+	}
 	s.mark(d, versions(s.view)...)
 	return object{
 		"swagger": "2.0", "info": object{"title": "Kubernetes", "version": s.version},
@@ -58,19 +61,25 @@ func (s *source) v2Document() (object, error) {
 	}, nil
 }
 
-// v3Document is one group and version.
-func (s *source) v3Document(gv schema.GroupVersion) (object, error) {
+// v3Document is one group and version, or one part of [discovery] by itself (gv is empty then).
+func (s *source) v3Document(name string, gv schema.GroupVersion) (object, error) {
 	d := &definitions{dialect: v3, apply: s.apply, all: object{}}
 	paths := object{}
 	if err := s.kinds(d, paths, s.view.In(gv)); err != nil {
 		return nil, err
 	}
+	if p, ok := discovery(s.view)[name]; ok {
+		s.render(d, paths, []path{p})
+	}
 	s.mark(d, schema.GroupVersion{Version: "v1"}, gv)
+	components := object{"securitySchemes": object{"BearerToken": object{
+		"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}}}
+	if len(d.all) > 0 {
+		components["schemas"] = d.all
+	}
 	return object{
 		"openapi": "3.0.0", "info": object{"title": "Kubernetes", "version": s.version},
-		"paths": paths,
-		"components": object{"schemas": d.all, "securitySchemes": object{"BearerToken": object{
-			"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}}},
+		"paths": paths, "components": components,
 	}, nil
 }
 
@@ -82,7 +91,9 @@ func (s *source) mark(d *definitions, gvs ...schema.GroupVersion) {
 		}
 		markKind(d, deleteType, gv.WithKind("DeleteOptions"))
 	}
-	markKind(d, statusType, schema.GroupVersionKind{Version: "v1", Kind: "Status"})
+	for _, t := range metaTypes {
+		markKind(d, t, schema.GroupVersionKind{Version: "v1", Kind: t.Name()})
+	}
 }
 
 func (s *source) markRow(d *definitions, k *api.Kind) {
@@ -113,7 +124,13 @@ func markKind(d *definitions, t reflect.Type, gvk schema.GroupVersionKind) {
 
 func (s *source) render(d *definitions, into object, paths []path) {
 	for _, p := range paths {
-		item := object{"parameters": d.params(p.params)}
+		if len(p.operations) == 1 {
+			p.params, p.operations[0].params = append(p.params, p.operations[0].params...), nil
+		}
+		item := object{}
+		if len(p.params) > 0 {
+			item["parameters"] = d.params(p.params)
+		}
 		for _, o := range p.operations {
 			item[o.method] = d.operation(o)
 		}
@@ -141,8 +158,11 @@ func (d *definitions) params(params []param) []object {
 
 func (d *definitions) operation(o operation) object {
 	op := object{
-		"operationId": o.id, "description": o.text, "tags": []string{o.tag}, "x-kubernetes-action": o.action,
-		"x-kubernetes-group-version-kind": object{"group": o.kind.Group, "version": o.kind.Version, "kind": o.kind.Kind},
+		"operationId": o.id, "description": o.text, "tags": []string{o.tag},
+	}
+	if o.action != "" {
+		op["x-kubernetes-action"] = o.action
+		op["x-kubernetes-group-version-kind"] = object{"group": o.kind.Group, "version": o.kind.Version, "kind": o.kind.Kind}
 	}
 	params := d.params(o.params)
 	if o.body != (model{}) {
@@ -181,7 +201,10 @@ func (d *definitions) operation(o operation) object {
 	}
 	op["responses"] = answers
 	if !d.v3 {
-		op["consumes"], op["produces"], op["schemes"] = o.consumes, o.produces, []string{"https"}
+		op["produces"], op["schemes"] = o.produces, []string{"https"}
+		if o.consumes != nil {
+			op["consumes"] = o.consumes
+		}
 	}
 	return op
 }

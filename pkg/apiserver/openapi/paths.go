@@ -59,6 +59,10 @@ var (
 	customTypes      = []string{"application/json", "application/yaml"}
 	customPatchTypes = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
 
+	// metaTypes are those whose objects are of version v1 of no group.
+	metaTypes = []reflect.Type{
+		statusType, reflect.TypeFor[metav1.APIVersions](), reflect.TypeFor[metav1.APIGroup](), reflect.TypeFor[metav1.APIGroupList](), reflect.TypeFor[metav1.APIResourceList](),
+	}
 	statusType = reflect.TypeFor[metav1.Status]()
 	patchType  = of(reflect.TypeFor[metav1.Patch]())
 	deleteType = reflect.TypeFor[metav1.DeleteOptions]()
@@ -80,6 +84,8 @@ func paramsOf(options any, without ...string) []param {
 		}
 		kind := "string"
 		switch ft.Kind() {
+		case reflect.Struct:
+			continue // Kubernetes describes no parameter of this type (a log's sinceTime)
 		case reflect.Bool:
 			kind = "boolean"
 		case reflect.Int, reflect.Int32, reflect.Int64:
@@ -208,16 +214,16 @@ func (b *builder) collection() {
 	self, list := b.object, b.list
 	p := path{template: b.base(), params: b.scopeParams()}
 	if k.HasVerb("list") && list != (model{}) {
-		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]model{"200": list})
+		text := "list or watch objects of kind " + k.Kind
+		if !k.HasVerb("watch") {
+			text = "list objects of kind " + k.Kind
+		}
+		o := b.op("get", "list", "list", text, map[string]model{"200": list})
 		o.params, o.produces = listParams, b.streams
 		p.operations = append(p.operations, o)
 	}
 	if k.HasVerb("create") {
-		text := "create a " + k.Kind
-		if strings.ContainsRune("AEIOU", rune(k.Kind[0])) {
-			text = "create an " + k.Kind
-		}
-		o := b.op("post", "create", "post", text, map[string]model{"200": self, "201": self, "202": self})
+		o := b.op("post", "create", "post", "create "+article(k.Kind), map[string]model{"200": self, "201": self, "202": self})
 		o.params, o.body = createParams, self
 		p.operations = append(p.operations, o)
 	}
@@ -231,11 +237,20 @@ func (b *builder) collection() {
 	if k.Namespaced && k.HasVerb("list") && list != (model{}) {
 		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]model{"200": list})
 		o.id = "list" + groupID(b.gv) + k.Kind + "ForAllNamespaces"
-		o.produces = b.streams
-		b.paths = append(b.paths, path{
-			template: root(b.gv) + "/" + k.Resource, params: append(slices.Clone(listParams), pretty), operations: []operation{o},
-		})
+		o.produces, o.params = b.streams, listParams
+		b.paths = append(b.paths, path{template: root(b.gv) + "/" + k.Resource, params: []param{pretty}, operations: []operation{o}})
 	}
+}
+
+// article is a kind with the article that its text has.
+func article(kind string) string {
+	switch {
+	case strings.HasSuffix(kind, "s") && !strings.HasSuffix(kind, "ss"):
+		return kind
+	case strings.ContainsRune("AEIOU", rune(kind[0])):
+		return "an " + kind
+	}
+	return "a " + kind
 }
 
 func distinct(a, b []param) []param {
@@ -263,21 +278,16 @@ func (b *builder) item() {
 	p.operations = b.views(k.ServedVerbs(), self, "the specified "+k.Kind, "")
 	if k.HasVerb("delete") {
 		deleted := of(statusType)
-		if returnsObject(k) {
+		if k.ReturnsDeleted && k.Kind != "Namespace" { // which Kubernetes returns without saying so
 			deleted = self
 		}
-		o := b.op("delete", "delete", "delete", "delete a "+k.Kind, map[string]model{"200": deleted, "202": deleted})
+		o := b.op("delete", "delete", "delete", "delete "+article(k.Kind), map[string]model{"200": deleted, "202": deleted})
 		o.params, o.body = deleteParams, of(deleteType)
 		p.operations = append(p.operations, o)
 	}
 	if len(p.operations) > 0 {
 		b.paths = append(b.paths, p)
 	}
-}
-
-// returnsObject: deleting a pod answers with the pod. It only decides what is documented.
-func returnsObject(k *api.Kind) bool {
-	return k.GraceSeconds != nil || k.Resource == "services" && k.Group == ""
 }
 
 // views are get, put and patch of an object or of a part of it.
@@ -305,7 +315,7 @@ func (b *builder) views(verbs []string, body model, what, suffix string) []opera
 
 func (b *builder) subresource(name string, sub *api.Subresource) {
 	k := b.kind
-	p := path{template: b.base() + "/{name}/" + name, params: b.scopeParams(nameParam(k.Kind))}
+	p := path{template: b.base() + "/{name}/" + name, params: b.scopeParams(nameParam(sub.Kind))}
 	self := b.object
 	if !sub.Action {
 		if sub.New != nil {
@@ -327,7 +337,12 @@ func (b *builder) subresource(name string, sub *api.Subresource) {
 		b.paths = append(b.paths, p)
 		return
 	}
-	p.params = slices.DeleteFunc(append(p.params, connectParams(name)...), func(q param) bool { return q.name == "pretty" })
+	if name == "log" {
+		p.params = append(p.params, paramsOf(corev1.PodLogOptions{})...)
+	} else {
+		p.params = slices.DeleteFunc(p.params, func(q param) bool { return q.name == "pretty" })
+		p.params = append(p.params, connectParams[sub.Kind]...)
+	}
 	p.operations = b.connects(name, sub, "")
 	b.paths = append(b.paths, p)
 	if name == "proxy" {
@@ -339,8 +354,14 @@ func (b *builder) subresource(name string, sub *api.Subresource) {
 // connects are the methods of a stream.
 func (b *builder) connects(name string, sub *api.Subresource, suffix string) []operation {
 	var all []operation
-	for _, verb := range slices.Sorted(slices.Values(sub.Verbs)) {
-		method := methods[verb]
+	var names []string
+	for _, verb := range sub.Verbs {
+		names = append(names, methods[verb])
+	}
+	if name == "proxy" {
+		names = append(names, "head", "options")
+	}
+	for _, method := range slices.Sorted(slices.Values(names)) {
 		o := b.op(method, "connect", "connect", "connect "+strings.ToUpper(method)+" requests to "+name+" of "+b.kind.Kind, map[string]model{"200": {}})
 		o.id = "connect" + groupID(b.gv) + title(method) + b.scope() + b.kind.Kind + title(name) + suffix
 		o.kind, o.produces = sub.GroupVersionKind, anyType
@@ -355,16 +376,12 @@ func (b *builder) connects(name string, sub *api.Subresource, suffix string) []o
 
 var methods = map[string]string{"get": "get", "create": "post", "update": "put", "patch": "patch", "delete": "delete"}
 
-func connectParams(name string) []param {
-	switch name {
-	case "log":
-		return paramsOf(corev1.PodLogOptions{})
-	case "exec":
-		return paramsOf(corev1.PodExecOptions{})
-	case "attach":
-		return paramsOf(corev1.PodAttachOptions{})
-	case "portforward":
-		return paramsOf(corev1.PodPortForwardOptions{})
-	}
-	return paramsOf(corev1.PodProxyOptions{}, "path")
+// connectParams are those of a stream, by the kind of its options.
+var connectParams = map[string][]param{
+	"PodExecOptions":        paramsOf(corev1.PodExecOptions{}),
+	"PodAttachOptions":      paramsOf(corev1.PodAttachOptions{}),
+	"PodPortForwardOptions": paramsOf(corev1.PodPortForwardOptions{}),
+	"PodProxyOptions":       paramsOf(corev1.PodProxyOptions{}),
+	"ServiceProxyOptions":   paramsOf(corev1.ServiceProxyOptions{}),
+	"NodeProxyOptions":      paramsOf(corev1.NodeProxyOptions{}),
 }

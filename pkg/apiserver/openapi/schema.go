@@ -7,9 +7,11 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	aggregator "k8s.io/kube-aggregator/pkg/generated/openapi"
 	smd "sigs.k8s.io/structured-merge-diff/v6/schema"
 
 	"skiff/pkg/api"
+	"skiff/pkg/api/generated"
 )
 
 // object is a JSON object of a document.
@@ -88,10 +90,7 @@ func (d *definitions) add(t reflect.Type) string {
 	}
 	schema := object{}
 	d.all[name] = schema // before its fields: types may contain themselves
-	var docs map[string]string
-	if doc, ok := zero(t).(documented); ok {
-		docs = doc.SwaggerDoc()
-	}
+	docs := texts(t, name)
 	describe(schema, docs[""])
 	if s, ok := zero(t).(shaped); ok {
 		d.special(schema, t, s)
@@ -106,15 +105,50 @@ func (d *definitions) add(t reflect.Type) string {
 		schema["properties"] = properties
 	}
 	if len(required) > 0 {
-		slices.Sort(required)
 		schema["required"] = required
 	}
 	if atom != nil && atom.Map != nil {
 		if atom.Map.ElementRelationship == smd.Atomic {
 			schema["x-kubernetes-map-type"] = "atomic"
 		}
+		if len(atom.Map.Unions) > 0 {
+			schema["x-kubernetes-unions"] = unions(atom.Map.Unions)
+		}
 	}
 	return name
+}
+
+// unions say which fields exclude each other, and which value of another field (if any) decides.
+func unions(all []smd.Union) []object {
+	var out []object
+	for _, u := range all {
+		fields := object{}
+		for _, f := range u.Fields {
+			fields[f.FieldName] = f.DiscriminatorValue
+		}
+		one := object{"fields-to-discriminateBy": fields}
+		if u.Discriminator != nil {
+			one["discriminator"] = *u.Discriminator
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// generatedTexts have the descriptions of types that carry none (Time, Quantity, version.Info).
+var generatedTexts = generated.Of(aggregator.GetOpenAPIDefinitions)
+
+// texts are the descriptions of a type (with an empty name) and of its fields.
+func texts(t reflect.Type, name string) map[string]string {
+	if doc, ok := zero(t).(documented); ok {
+		return doc.SwaggerDoc()
+	}
+	schema := generatedTexts()[name].Schema
+	all := map[string]string{"": schema.Description}
+	for field, property := range schema.Properties {
+		all[field] = property.Description
+	}
+	return all
 }
 
 func describe(schema object, text string) {
@@ -179,12 +213,20 @@ func (d *definitions) property(f reflect.StructField, name, text string, optiona
 		t, pointer = t.Elem(), true
 	}
 	property := d.value(t)
-	if reference, ok := property["$ref"]; ok && d.v3 {
-		property = object{"allOf": []object{{"$ref": reference}}}
-		if !pointer {
-			property["default"] = emptyOf(t)
-		}
+	reference, refers := property["$ref"]
+	if _, ok := zero(t).(json.Unmarshaler); refers && d.v3 && !ok && !pointer {
+		property["default"] = object{} // an embedded struct's, save for those that are something else in JSON
 	}
+	d.details(property, f, name, text, optional, atom)
+	if refers && d.v3 && len(property) > 1 { // nothing may stand beside a reference
+		delete(property, "$ref")
+		property["allOf"] = []object{{"$ref": reference}}
+	}
+	return property
+}
+
+// details are what a field's schema says beyond its type.
+func (d *definitions) details(property object, f reflect.StructField, name, text string, optional bool, atom *smd.Atom) {
 	describe(property, text)
 	if strategy := f.Tag.Get("patchStrategy"); strategy != "" {
 		property["x-kubernetes-patch-strategy"] = strategy
@@ -192,8 +234,17 @@ func (d *definitions) property(f reflect.StructField, name, text string, optiona
 	if key := f.Tag.Get("patchMergeKey"); key != "" {
 		property["x-kubernetes-patch-merge-key"] = key
 	}
-	if atom == nil || atom.Map == nil {
-		return property
+	if atom == nil { // the type is in no object that is applied
+		switch {
+		case f.Type.Kind() == reflect.Slice && f.Type.Name() == "" && property["type"] == "array" && name != "items":
+			property["x-kubernetes-list-type"] = "atomic"
+		case d.v3 && !optional && f.Type.Kind() != reflect.Pointer && property["default"] == nil && property["type"] != "array" && property["type"] != "object" && property["type"] != nil:
+			property["default"] = reflect.Zero(f.Type).Interface()
+		}
+		return
+	}
+	if atom.Map == nil {
+		return
 	}
 	if field, ok := atom.Map.FindField(name); ok {
 		d.strategy(property, field)
@@ -201,15 +252,6 @@ func (d *definitions) property(f reflect.StructField, name, text string, optiona
 			property["default"] = plain(field.Default)
 		}
 	}
-	return property
-}
-
-// emptyOf is the default of an embedded struct: {}, save for those whose JSON isn't an object.
-func emptyOf(t reflect.Type) any {
-	if _, ok := zero(t).(shaped); ok {
-		return nil
-	}
-	return object{}
 }
 
 // plain makes a value of the apply schema, which was read from YAML, one that JSON takes.
@@ -237,12 +279,17 @@ func (d *definitions) strategy(property object, field smd.StructField) {
 			property["x-kubernetes-list-type"] = "set"
 		}
 	}
-	atomic := field.Type.ElementRelationship != nil && *field.Type.ElementRelationship == smd.Atomic
-	if m := field.Type.Inlined.Map; m != nil && m.ElementRelationship == smd.Atomic && field.Type.NamedType == nil {
-		atomic = true
+	var relationship smd.ElementRelationship
+	if field.Type.ElementRelationship != nil {
+		relationship = *field.Type.ElementRelationship
+	} else if m := field.Type.Inlined.Map; m != nil && field.Type.NamedType == nil {
+		relationship = m.ElementRelationship
 	}
-	if atomic {
+	switch relationship {
+	case smd.Atomic:
 		property["x-kubernetes-map-type"] = "atomic"
+	case smd.Separable:
+		property["x-kubernetes-map-type"] = "granular"
 	}
 }
 
@@ -271,6 +318,9 @@ func (d *definitions) value(t reflect.Type) object {
 	case reflect.Bool:
 		return object{"type": "boolean"}
 	case reflect.String:
+		if values := enum(t); values != nil {
+			return object{"type": "string", "enum": values}
+		}
 		return object{"type": "string"}
 	case reflect.Float32:
 		return object{"type": "number", "format": "float"}

@@ -119,16 +119,27 @@ func (s *Service) build(from *source, path string) (*document, error) {
 		}
 		return s.keep(path, content, nil, v2Protobuf)
 	}
-	for _, gv := range versions(from.view) {
-		if groupPath(gv) == path {
-			content, err := from.v3Document(gv)
-			if err != nil {
-				return nil, err
-			}
-			return s.keep(path, content, from.view.In(gv), v3Protobuf)
-		}
+	gv, ok := names(from.view)[path]
+	if !ok {
+		return nil, nil
 	}
-	return nil, nil
+	content, err := from.v3Document(path, gv)
+	if err != nil {
+		return nil, err
+	}
+	return s.keep(path, content, from.view.In(gv), v3Protobuf)
+}
+
+// names are those of the v3 documents, with the group and version that each describes, if it does.
+func names(view *api.View) map[string]schema.GroupVersion {
+	all := map[string]schema.GroupVersion{}
+	for name := range discovery(view) {
+		all[name] = schema.GroupVersion{}
+	}
+	for _, gv := range versions(view) {
+		all[groupPath(gv)] = gv
+	}
+	return all
 }
 
 func (s *Service) keep(path string, content object, rows []*api.Kind, proto func([]byte) ([]byte, error)) (*document, error) {
@@ -198,12 +209,12 @@ func (s *Service) indexDocument() (*document, error) {
 		return s.index, nil
 	}
 	paths := object{}
-	for _, gv := range versions(from.view) {
-		d, err := s.build(from, groupPath(gv))
+	for name := range names(from.view) {
+		d, err := s.build(from, name)
 		if err != nil {
 			return nil, err
 		}
-		paths[groupPath(gv)] = object{"serverRelativeURL": hashed(groupPath(gv), d.etag)}
+		paths[name] = object{"serverRelativeURL": hashed(name, d.etag)}
 	}
 	for path, url := range others {
 		paths[path] = object{"serverRelativeURL": url}
