@@ -110,7 +110,7 @@ func FuzzPatch(f *testing.F) {
 	for _, text := range append([]string{
 		`[{"op":"add","path":"/metadata/labels","value":{"a":"b"}}]`, `[{"op":"remove","path":""}]`, `[{"op":"replace","path":"","value":null}]`, `[{"op":"test","path":"/x/y/z","value":null}]`,
 		`[{"op":"move","from":"/metadata","path":"/metadata/x"}]`, `[{"op":"add","path":"/spec/containers/-1","value":{}}]`, `[{"op":"add","path":"/spec/containers/99999999999","value":{}}]`, `[{"op":"copy","from":"/spec","path":"/spec/containers/-"}]`,
-		`[{}]`, `[null]`, `[{"op":1}]`, `[{"op":"add"}]`, `[{"op":"nonsense","path":"/a"}]`, `[{"op":"add","path":"no/slash","value":1}]`, `[{"op":"add","path":"/~2","value":1}]`, `[{"op":"remove","path":"/spec/containers/0/image/x"}]`,
+		`[{}]`, `[null]`, `[{"op":"replace","path":""}]`, `[{"op":1}]`, `[{"op":"add"}]`, `[{"op":"nonsense","path":"/a"}]`, `[{"op":"add","path":"no/slash","value":1}]`, `[{"op":"add","path":"/~2","value":1}]`, `[{"op":"remove","path":"/spec/containers/0/image/x"}]`,
 		"[" + strings.TrimSuffix(copies.String(), ",") + "]", "[" + strings.TrimSuffix(strings.Repeat(`{"op":"test","path":"/kind"},`, 10001), ",") + "]",
 		`{"metadata":null}`, `{"metadata":{"name":null}}`, `{"spec":null}`, `{"kind":null}`, `{"kind":"Secret"}`, `{"apiVersion":"apps/v1"}`, `{"data":{"a":null,"b":1}}`, `{"metadata":{"managedFields":[{}]}}`, `{"metadata":{"managedFields":[{"fieldsV1":{"x":{}}}]}}`,
 		`{"metadata":{"managedFields":[{"manager":"m","operation":"Apply","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:spec":` + nested(`{"f:a":`, "}", 5000) + `}}]}}`, `{"metadata":{"ownerReferences":[{"uid":""}]}}`,

@@ -117,7 +117,7 @@ func (p *Patch) document(document []byte) ([]byte, []error, error) {
 		return nil, nil, apierrors.NewRequestEntityTooLargeError(
 			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", MaxOperations, len(operations)))
 	}
-	patched, err := operations.Apply(document)
+	patched, err := guarded(func() ([]byte, error) { return operations.Apply(document) })
 	if err != nil {
 		return nil, nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 	}
@@ -140,7 +140,9 @@ func (p *Patch) strategic(current runtime.Object) (runtime.Object, []error, erro
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	patched, err := mergeStrategic(original, change, p.New())
+	patched, err := guarded(func() (strategicpatch.JSONMap, error) {
+		return strategicpatch.StrategicMergeMapPatch(original, change, p.New())
+	})
 	if err != nil {
 		return nil, nil, strategicError(err)
 	}
@@ -155,15 +157,15 @@ func (p *Patch) strategic(current runtime.Object) (runtime.Object, []error, erro
 	return obj, violations, nil
 }
 
-// mergeStrategic is strategicpatch's merge, which panics at what it doesn't expect: a merge key that is an
-// object, say.
-func mergeStrategic(original, change map[string]any, dataStruct any) (patched map[string]any, err error) {
+// guarded calls a library that panics at what it doesn't expect: a merge key that is an object, the whole document
+// replaced by nothing.
+func guarded[T any](apply func() (T, error)) (patched T, err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
 			err = apierrors.NewBadRequest(fmt.Sprintf("error applying patch: %v", reason))
 		}
 	}()
-	return strategicpatch.StrategicMergeMapPatch(original, change, dataStruct)
+	return apply()
 }
 
 func strategicError(err error) error {

@@ -36,6 +36,7 @@ func TestApply(t *testing.T) {
 	}{
 		{"JSON", types.JSONPatchType, `[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"i:2"}]`, "one=i:2[X=1] two=j:1", ""},
 		{"JSON test that fails", types.JSONPatchType, `[{"op":"test","path":"/metadata/name","value":"x"}]`, "the server rejected our request due to an error in our request", ""},
+		{"JSON that replaces all by nothing", types.JSONPatchType, `[{"op":"replace","path":""}]`, "the server rejected our request due to an error in our request", ""},
 		{"merge replaces lists", types.MergePatchType, `{"spec":{"template":{"spec":{"containers":[{"name":"one","image":"i:2"}]}}}}`, "one=i:2", ""},
 		{"strategic merges lists by key", types.StrategicMergePatchType, `{"spec":{"template":{"spec":{"containers":[{"name":"two","image":"j:2"},{"name":"one","env":[{"name":"Y","value":"2"}]}]}}}}`, "two=j:2 one=i:1[Y=2 X=1]", ""},
 		{"strategic deletes by key", types.StrategicMergePatchType, `{"spec":{"template":{"spec":{"containers":[{"$patch":"delete","name":"two"}]}}}}`, "one=i:1[X=1]", ""},
