@@ -115,6 +115,8 @@ type Kind struct {
 	ValidateUpdate func(obj, old Object) field.ErrorList
 	// Warnings are sent as Warning headers with create and update (old is nil on create).
 	Warnings func(obj, old Object) []string
+	// DeletionWarnings are sent with the answer to a deletion, of an object or of a collection.
+	DeletionWarnings func(*metav1.DeleteOptions) []string
 
 	// Subresources that are views of the stored object ("status", "scale",
 	// "ephemeralcontainers", "resize", "approval", "finalize"), by name.
@@ -146,6 +148,8 @@ type Kind struct {
 	// metadata.name and metadata.namespace, with their values in obj. Called with
 	// an empty object it must return the complete set of names.
 	SelectableFields func(obj Object) fields.Set
+	// UnknownField is the format of the complaint about another field, where it isn't the usual one.
+	UnknownField string
 	// FieldAliases map a further name that a selector may use to a selectable field's.
 	FieldAliases map[string]string
 

@@ -31,12 +31,16 @@ func (a *allocator) address(ctx context.Context, s, old *corev1.Service) error {
 		if err != nil || !ip.Is4() {
 			return nil // validation says so better
 		}
+		why := "the provided network does not match the current range"
 		for _, r := range ranges {
 			if r.Contains(ip) && ip != r.Addr() && ip != last(r) {
 				return nil
 			}
+			if r.Contains(ip) {
+				why = fmt.Sprintf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", wanted, r)
+			}
 		}
-		return refuseAddress(s, wanted, fmt.Sprintf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", wanted, a.server.cfg.ServiceRange))
+		return refuseAddress(s, wanted, why)
 	}
 	for _, r := range ranges {
 		ip, err := a.free(ctx, r)

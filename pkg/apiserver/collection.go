@@ -33,6 +33,7 @@ func (s *server) deleteCollection(w http.ResponseWriter, r *http.Request, c *cal
 	if err != nil {
 		return err
 	}
+	warnOfDeletion(r.Context(), c.kind, options)
 	query.Limit = collectionPage
 	if listing.Limit > 0 {
 		query.Limit, query.Continue = listing.Limit, listing.Continue

@@ -22,6 +22,7 @@ func (s *server) delete(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		return err
 	}
+	warnOfDeletion(r.Context(), c.kind, options)
 	d, err := s.deletion(r.Context(), c, options)
 	if err != nil {
 		return err
@@ -39,6 +40,15 @@ func (s *server) delete(w http.ResponseWriter, r *http.Request, c *call) error {
 		return nil
 	}
 	return s.writeItem(w, r, code, c, drafted{d.last})
+}
+
+func warnOfDeletion(ctx context.Context, kind *api.Kind, options *metav1.DeleteOptions) {
+	if kind.DeletionWarnings == nil {
+		return
+	}
+	for _, text := range kind.DeletionWarnings(options) {
+		request.Warn(ctx, text)
+	}
 }
 
 // deleted is what a deletion came to.

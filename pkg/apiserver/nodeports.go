@@ -60,12 +60,12 @@ func (a *allocator) nodePorts(ctx context.Context, s, old *corev1.Service) error
 	return nil
 }
 
-// sameNumber is the node port of another port with the same number and another protocol
-// (DNS by UDP and TCP), which they can share.
+// sameNumber is the node port of another port with the same number, which they can share if they have another
+// protocol (DNS by UDP and TCP), as validation will see.
 func sameNumber(s *corev1.Service, i int) int32 {
 	for j := range s.Spec.Ports {
 		other := &s.Spec.Ports[j]
-		if other.Port == s.Spec.Ports[i].Port && other.Protocol != s.Spec.Ports[i].Protocol && other.NodePort != 0 {
+		if other.Port == s.Spec.Ports[i].Port && other.NodePort != 0 {
 			return other.NodePort
 		}
 	}

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,7 +178,7 @@ func fieldNames(kind *api.Kind) fields.TransformFunc {
 		if known == nil {
 			return "", "", fmt.Errorf("%q is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", name)
 		}
-		return "", "", fmt.Errorf("field label not supported: %s", name)
+		return "", "", fmt.Errorf(cmp.Or(kind.UnknownField, "field label not supported: %s"), name)
 	}
 }
 

@@ -251,5 +251,6 @@ func (a *allocator) ipAddress(s *corev1.Service, ip string) (key string, value [
 		},
 		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: s.Namespace, Name: s.Name}},
 	}
-	return a.server.store.Encode(kind, store.Key{Path: kind.StoragePath, Name: ip}, obj)
+	owned := a.server.managers.Of(kind, "").Update(kind.New(), obj, "kube-apiserver")
+	return a.server.store.Encode(kind, store.Key{Path: kind.StoragePath, Name: ip}, owned)
 }

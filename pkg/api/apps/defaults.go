@@ -60,6 +60,8 @@ func defaultDaemonSet(obj api.Object) {
 	}
 	defaultCount(&s.RevisionHistoryLimit, defaultHistory)
 	core.DefaultPodTemplate(&s.Template)
+	d := obj.(*appsv1.DaemonSet)
+	setTemplateGeneration(d, templateGeneration(d)) // who writes the object owns it
 }
 
 func defaultStatefulSet(obj api.Object) {

@@ -102,10 +102,11 @@ func validateDeploymentStatus(obj, old api.Object) field.ErrorList {
 	s, was, at := &obj.(*appsv1.Deployment).Status, &old.(*appsv1.Deployment).Status, statusPath
 	return slices.Concat(
 		check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration),
-		core.ReplicaCounts(at, s.Replicas, []string{"updatedReplicas", "readyReplicas", "availableReplicas"}, s.UpdatedReplicas, s.ReadyReplicas, s.AvailableReplicas),
-		check.NonNegative(at.Child("unavailableReplicas"), s.UnavailableReplicas),
-		check.NonNegativeIf(at.Child("terminatingReplicas"), s.TerminatingReplicas),
-		check.NonNegativeIf(at.Child("collisionCount"), s.CollisionCount),
+		core.ReplicaCounts(at, s.Replicas, slices.Concat(
+			check.NonNegative(at.Child("unavailableReplicas"), s.UnavailableReplicas),
+			check.NonNegativeIf(at.Child("terminatingReplicas"), s.TerminatingReplicas),
+			check.NonNegativeIf(at.Child("collisionCount"), s.CollisionCount),
+		), []string{"updatedReplicas", "readyReplicas", "availableReplicas"}, s.UpdatedReplicas, s.ReadyReplicas, s.AvailableReplicas),
 		check.NotAbove(at.Child("availableReplicas"), s.AvailableReplicas, s.ReadyReplicas, "readyReplicas"),
 		check.NotDecremented(at.Child("collisionCount"), s.CollisionCount, was.CollisionCount),
 	)
@@ -132,9 +133,10 @@ func validateReplicaSetUpdate(obj, old api.Object) field.ErrorList {
 func validateReplicaSetStatus(obj, _ api.Object) field.ErrorList {
 	s, at := &obj.(*appsv1.ReplicaSet).Status, statusPath
 	return slices.Concat(
-		core.ReplicaCounts(at, s.Replicas, []string{"fullyLabeledReplicas", "readyReplicas", "availableReplicas"}, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas),
-		check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration),
-		check.NonNegativeIf(at.Child("terminatingReplicas"), s.TerminatingReplicas),
+		core.ReplicaCounts(at, s.Replicas, slices.Concat(
+			check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration),
+			check.NonNegativeIf(at.Child("terminatingReplicas"), s.TerminatingReplicas),
+		), []string{"fullyLabeledReplicas", "readyReplicas", "availableReplicas"}, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas),
 		check.NotAbove(at.Child("availableReplicas"), s.AvailableReplicas, s.ReadyReplicas, "readyReplicas"),
 	)
 }

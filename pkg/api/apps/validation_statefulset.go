@@ -17,15 +17,7 @@ import (
 )
 
 func validateStatefulSet(obj api.Object) field.ErrorList {
-	s := &obj.(*appsv1.StatefulSet).Spec
-	errs := statefulSet(s, nil)
-	for i := range s.VolumeClaimTemplates {
-		errs = append(errs, core.ValidateClaimSpec(specPath.Child("volumeClaimTemplates").Index(i).Child("spec"), &s.VolumeClaimTemplates[i].Spec, nil)...)
-	}
-	if s.ServiceName != "" {
-		errs = append(errs, check.Label(specPath.Child("serviceName"), s.ServiceName)...)
-	}
-	return errs
+	return statefulSet(&obj.(*appsv1.StatefulSet).Spec, nil)
 }
 
 func statefulSet(s, old *appsv1.StatefulSetSpec) check.Errors {
@@ -43,9 +35,18 @@ func statefulSet(s, old *appsv1.StatefulSetSpec) check.Errors {
 		known := []appsv1.PersistentVolumeClaimRetentionPolicyType{appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType}
 		errs = slices.Concat(errs, check.OneOf(at.Child("whenDeleted"), p.WhenDeleted, known...), check.OneOf(at.Child("whenScaled"), p.WhenScaled, known...))
 	}
+	for i := range s.VolumeClaimTemplates {
+		if old != nil {
+			break // they and the service can't change, and may be as they are
+		}
+		errs = append(errs, core.ValidateClaimSpec(at.Child("volumeClaimTemplates").Index(i).Child("spec"), &s.VolumeClaimTemplates[i].Spec, nil)...)
+	}
 	errs = slices.Concat(errs, check.NonNegativeIf(at.Child("replicas"), s.Replicas), check.NonNegative(at.Child("minReadySeconds"), s.MinReadySeconds))
 	if s.Ordinals != nil {
 		errs = append(errs, check.NonNegative(at.Child("ordinals.start"), s.Ordinals.Start)...)
+	}
+	if s.ServiceName != "" && old == nil {
+		errs = append(errs, check.Label(at.Child("serviceName"), s.ServiceName)...)
 	}
 	return append(errs, statefulSetTemplate(s, old)...)
 }
@@ -122,6 +123,9 @@ func completed(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	var volumes []corev1.Volume
 	for i := range s.VolumeClaimTemplates {
 		name := s.VolumeClaimTemplates[i].Name
+		if slices.ContainsFunc(volumes, func(v corev1.Volume) bool { return v.Name == name }) {
+			continue
+		}
 		volumes = append(volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}}})
 	}
 	for _, v := range t.Spec.Volumes {
@@ -148,9 +152,10 @@ func validateStatefulSetUpdate(obj, old api.Object) field.ErrorList {
 func validateStatefulSetStatus(obj, old api.Object) field.ErrorList {
 	s, was, at := &obj.(*appsv1.StatefulSet).Status, &old.(*appsv1.StatefulSet).Status, statusPath
 	return slices.Concat(
-		core.ReplicaCounts(at, s.Replicas, []string{"readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"}, s.ReadyReplicas, s.CurrentReplicas, s.UpdatedReplicas, s.AvailableReplicas),
-		check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration),
-		check.NonNegativeIf(at.Child("collisionCount"), s.CollisionCount),
+		core.ReplicaCounts(at, s.Replicas, slices.Concat(
+			check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration),
+			check.NonNegativeIf(at.Child("collisionCount"), s.CollisionCount),
+		), []string{"readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"}, s.ReadyReplicas, s.CurrentReplicas, s.UpdatedReplicas, s.AvailableReplicas),
 		check.NotAbove(at.Child("availableReplicas"), s.AvailableReplicas, s.ReadyReplicas, "status.readyReplicas"),
 		check.NotDecremented(at.Child("collisionCount"), s.CollisionCount, was.CollisionCount),
 	)

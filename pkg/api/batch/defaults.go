@@ -23,9 +23,7 @@ func defaultJob(obj api.Object) {
 		setIfNil(&s.BackoffLimit, math.MaxInt32)
 	}
 	setIfNil(&s.BackoffLimit, 6)
-	if len(j.Labels) == 0 && s.Template.Labels != nil {
-		j.Labels = maps.Clone(s.Template.Labels)
-	}
+	labelLikePods(j)
 	setIfNil(&s.CompletionMode, batchv1.NonIndexedCompletion)
 	setIfNil(&s.Suspend, false)
 	if s.PodFailurePolicy != nil {
@@ -34,6 +32,13 @@ func defaultJob(obj api.Object) {
 	setIfNil(&s.PodReplacementPolicy, batchv1.TerminatingOrFailed)
 	setIfNil(&s.ManualSelector, false)
 	defaultJobSpec(s)
+}
+
+// labelLikePods: a job without labels has those of its pods. Kubernetes doesn't store them, but adds them to what it reads.
+func labelLikePods(obj api.Object) {
+	if j := obj.(*batchv1.Job); len(j.Labels) == 0 && len(j.Spec.Template.Labels) > 0 {
+		j.Labels = maps.Clone(j.Spec.Template.Labels)
+	}
 }
 
 // defaultJobSpec is what jobs and cron jobs' templates have in common.

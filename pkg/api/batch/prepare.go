@@ -19,6 +19,7 @@ const (
 // user wrote in these places stays, and is refused by validation when it disagrees.
 func prepareJobCreate(_ context.Context, obj api.Object) {
 	j := obj.(*batchv1.Job)
+	defer labelLikePods(j)
 	if j.Spec.ManualSelector != nil && *j.Spec.ManualSelector {
 		return
 	}

@@ -3,12 +3,11 @@ package batch
 import (
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,8 +20,15 @@ import (
 var specPath = field.NewPath("spec")
 
 func validateJob(obj api.Object) field.ErrorList {
-	j := obj.(*batchv1.Job)
-	errs := slices.Concat(generatedSelector(j), jobSpec(specPath, &j.Spec, nil), jobSelector(&j.Spec))
+	return wholeJob(obj.(*batchv1.Job), nil)
+}
+
+func wholeJob(j, old *batchv1.Job) check.Errors {
+	var before *corev1.PodTemplateSpec
+	if old != nil {
+		before = &old.Spec.Template
+	}
+	errs := slices.Concat(generatedSelector(j, before), jobSpec(specPath, &j.Spec, before), jobSelector(&j.Spec, old))
 	if n := j.Spec.Completions; isIndexed(&j.Spec) && n != nil && *n > 0 {
 		longest := fmt.Sprintf("%s-%d", j.Name, *n-1)
 		if len(utilvalidation.IsDNS1123Label(longest)) > 0 {
@@ -36,15 +42,21 @@ func isIndexed(s *batchv1.JobSpec) bool {
 	return s.CompletionMode != nil && *s.CompletionMode == batchv1.IndexedCompletion
 }
 
-// generatedSelector: unless its author took charge of it, a job's selector is made of its uid.
-func generatedSelector(j *batchv1.Job) check.Errors {
+// generatedSelector: unless its author took charge of it, a job's selector is made of its uid. A job from before 1.27
+// has the labels of that time only.
+func generatedSelector(j *batchv1.Job, old *corev1.PodTemplateSpec) check.Errors {
 	if j.Spec.ManualSelector != nil && *j.Spec.ManualSelector || j.Spec.Selector == nil {
 		return nil
 	}
-	want := labels.Set{"controller-uid": string(j.UID), "job-name": j.Name, batchv1.ControllerUidLabel: string(j.UID), batchv1.JobNameLabel: j.Name}
+	want := labels.Set{legacyControllerUID: string(j.UID), legacyJobName: j.Name}
+	keys := []string{legacyControllerUID, legacyJobName}
+	if old == nil || labels.Set(old.Labels).Has(batchv1.ControllerUidLabel) && labels.Set(old.Labels).Has(batchv1.JobNameLabel) {
+		want[batchv1.ControllerUidLabel], want[batchv1.JobNameLabel] = string(j.UID), j.Name
+		keys = append(keys, batchv1.ControllerUidLabel, batchv1.JobNameLabel)
+	}
 	at := specPath.Child("template", "metadata", "labels")
 	var errs check.Errors
-	for _, key := range []string{"controller-uid", "job-name", batchv1.ControllerUidLabel, batchv1.JobNameLabel} {
+	for _, key := range keys {
 		if v, ok := j.Spec.Template.Labels[key]; !ok {
 			errs = append(errs, field.Required(at.Key(key), fmt.Sprintf("must be '%s'", want[key])))
 		} else if v != want[key] {
@@ -57,12 +69,13 @@ func generatedSelector(j *batchv1.Job) check.Errors {
 	return errs
 }
 
-func jobSelector(s *batchv1.JobSpec) check.Errors {
+func jobSelector(s *batchv1.JobSpec, old *batchv1.Job) check.Errors {
 	var errs check.Errors
 	if s.Selector == nil {
 		errs = append(errs, field.Required(specPath.Child("selector"), ""))
 	} else {
-		errs = check.Selector(specPath.Child("selector"), s.Selector, false)
+		lax := old != nil && metavalidation.LabelSelectorHasInvalidLabelValue(old.Spec.Selector)
+		errs = check.Selector(specPath.Child("selector"), s.Selector, lax)
 	}
 	if selector, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil && !selector.Matches(labels.Set(s.Template.Labels)) {
 		errs = append(errs, field.Invalid(specPath.Child("template", "metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
@@ -102,10 +115,8 @@ func jobSpec(at *field.Path, s *batchv1.JobSpec, old *corev1.PodTemplateSpec) ch
 		if n := s.MaxFailedIndexes; n != nil {
 			errs = append(errs, field.Invalid(at.Child("maxFailedIndexes"), *n, refusal))
 		}
-		if s.SuccessPolicy != nil {
-			errs = append(errs, field.Invalid(at.Child("successPolicy"), *s.SuccessPolicy, refusal))
-		}
 	}
+	errs = slices.Concat(errs, podFailurePolicy(at.Child("podFailurePolicy"), s), successPolicy(at.Child("successPolicy"), s))
 	if p := s.PodReplacementPolicy; p != nil && s.PodFailurePolicy != nil {
 		errs = append(errs, check.OneOf(at.Child("podReplacementPolicy"), *p, batchv1.Failed)...)
 	} else if p != nil {
@@ -124,21 +135,26 @@ func jobSpec(at *field.Path, s *batchv1.JobSpec, old *corev1.PodTemplateSpec) ch
 	return errs
 }
 
+// How many indexes a job can keep books of, and how many pods at once when it has more.
+const maxIndexed, maxParallel = 100_000, 10_000
+
 func indexed(at *field.Path, s *batchv1.JobSpec) check.Errors {
-	const most, many = 100_000, 10_000
+	const most, many = maxIndexed, maxParallel
 	var errs check.Errors
 	above := func(child string, n *int32, limit int32, format string, args ...any) {
 		if n != nil && *n > limit {
 			errs = append(errs, field.Invalid(at.Child(child), *n, fmt.Sprintf(format, args...)))
 		}
 	}
-	above("parallelism", s.Parallelism, most, "must be less than or equal to %d when completion mode is Indexed", most)
 	if s.Completions == nil {
-		return append(errs, field.Required(at.Child("completions"), "when completion mode is Indexed"))
+		errs = append(errs, field.Required(at.Child("completions"), "when completion mode is Indexed"))
 	}
-	above("maxFailedIndexes", s.MaxFailedIndexes, *s.Completions, "must be less than or equal to completions")
+	above("parallelism", s.Parallelism, most, "must be less than or equal to %d when completion mode is Indexed", most)
+	if s.Completions != nil {
+		above("maxFailedIndexes", s.MaxFailedIndexes, *s.Completions, "must be less than or equal to completions")
+	}
 	above("maxFailedIndexes", s.MaxFailedIndexes, most, "must be less than or equal to %d", most)
-	if *s.Completions > most && s.BackoffLimitPerIndex != nil {
+	if s.Completions != nil && *s.Completions > most && s.BackoffLimitPerIndex != nil {
 		if s.MaxFailedIndexes == nil {
 			errs = append(errs, field.Required(at.Child("maxFailedIndexes"), fmt.Sprintf("must be specified when completions is above %d", most)))
 		}
@@ -150,8 +166,8 @@ func indexed(at *field.Path, s *batchv1.JobSpec) check.Errors {
 }
 
 func validateJobUpdate(obj, old api.Object) field.ErrorList {
-	s, was := &obj.(*batchv1.Job).Spec, &old.(*batchv1.Job).Spec
-	errs := slices.Concat(jobSpec(specPath, s, &was.Template), jobSelector(s))
+	j, before := obj.(*batchv1.Job), old.(*batchv1.Job)
+	s, was := &j.Spec, &before.Spec
 	completions := check.Immutable(specPath.Child("completions"), s.Completions, was.Completions)
 	if isIndexed(s) && len(completions) > 0 {
 		completions = nil
@@ -159,9 +175,9 @@ func validateJobUpdate(obj, old api.Object) field.ErrorList {
 			completions = check.Errors{field.Invalid(specPath.Child("completions"), *s.Completions, "can only be modified in tandem with spec.parallelism")}
 		}
 	}
-	return slices.Concat(errs, completions,
+	return slices.Concat(wholeJob(j, before), completions,
 		check.Immutable(specPath.Child("selector"), s.Selector, was.Selector),
-		jobTemplateKept(s, was),
+		jobTemplateKept(s, before),
 		check.Immutable(specPath.Child("completionMode"), s.CompletionMode, was.CompletionMode),
 		check.Immutable(specPath.Child("podFailurePolicy"), s.PodFailurePolicy, was.PodFailurePolicy),
 		check.Immutable(specPath.Child("backoffLimitPerIndex"), s.BackoffLimitPerIndex, was.BackoffLimitPerIndex),
@@ -170,75 +186,31 @@ func validateJobUpdate(obj, old api.Object) field.ErrorList {
 	)
 }
 
-// jobTemplateKept: as long as a job is suspended, where its pods go and what they get can change.
-func jobTemplateKept(s, was *batchv1.JobSpec) check.Errors {
-	if was.Suspend == nil || !*was.Suspend {
-		return check.Immutable(specPath.Child("template"), s.Template, was.Template)
+// jobTemplateKept: as long as a job is suspended and has no pods, where its pods go and what they get can change.
+func jobTemplateKept(s *batchv1.JobSpec, old *batchv1.Job) check.Errors {
+	at, was := specPath.Child("template"), &old.Spec
+	if was.Suspend == nil || !*was.Suspend || old.Status.Active > 0 || old.Status.StartTime != nil && !isTrue(&old.Status, batchv1.JobSuspended) {
+		return check.Immutable(at, s.Template, was.Template)
 	}
-	now, before := s.Template.DeepCopy(), was.Template.DeepCopy()
-	now.Labels, now.Annotations = before.Labels, before.Annotations
-	now.Spec.NodeSelector, now.Spec.Tolerations, now.Spec.SchedulingGates = before.Spec.NodeSelector, before.Spec.Tolerations, before.Spec.SchedulingGates
-	for _, t := range []*corev1.PodTemplateSpec{now, before} {
-		if a := t.Spec.Affinity; a != nil {
-			a.NodeAffinity = nil
-			if a.PodAffinity == nil && a.PodAntiAffinity == nil {
-				t.Spec.Affinity = nil
+	now, before := &s.Template.Spec, was.Template.Spec.DeepCopy()
+	before.NodeSelector, before.Tolerations, before.SchedulingGates = now.NodeSelector, now.Tolerations, now.SchedulingGates
+	switch {
+	case now.Affinity != nil:
+		if before.Affinity == nil {
+			before.Affinity = &corev1.Affinity{}
+		}
+		before.Affinity.NodeAffinity = now.Affinity.NodeAffinity
+	case before.Affinity != nil && before.Affinity.PodAffinity == nil && before.Affinity.PodAntiAffinity == nil:
+		before.Affinity = nil
+	case before.Affinity != nil:
+		before.Affinity.NodeAffinity = nil
+	}
+	for _, lists := range [][2][]corev1.Container{{now.Containers, before.Containers}, {now.InitContainers, before.InitContainers}} {
+		for i := 0; i < len(lists[0]) && len(lists[0]) == len(lists[1]); i++ {
+			if lists[0][i].Name == lists[1][i].Name {
+				lists[1][i].Resources = lists[0][i].Resources
 			}
 		}
 	}
-	for _, lists := range [][2][]corev1.Container{{now.Spec.Containers, before.Spec.Containers}, {now.Spec.InitContainers, before.Spec.InitContainers}} {
-		for i := 0; i < len(lists[0]) && len(lists[0]) == len(lists[1]); i++ {
-			lists[0][i].Resources = lists[1][i].Resources
-		}
-	}
-	return check.Immutable(specPath.Child("template.spec"), now.Spec, before.Spec)
-}
-
-func validateCronJob(obj api.Object) field.ErrorList {
-	c := obj.(*batchv1.CronJob)
-	errs := cronJob(c, nil)
-	if len(c.Name) > 52 { // jobs get a suffix of eleven characters
-		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), c.Name, "must be no more than 52 characters"))
-	}
-	return errs
-}
-
-func validateCronJobUpdate(obj, old api.Object) field.ErrorList {
-	return cronJob(obj.(*batchv1.CronJob), old.(*batchv1.CronJob))
-}
-
-func cronJob(c, old *batchv1.CronJob) check.Errors {
-	s := &c.Spec
-	errs := check.Required(specPath.Child("schedule"), s.Schedule)
-	if strings.Contains(s.Schedule, "TZ") && (old == nil || !strings.Contains(old.Spec.Schedule, "TZ")) {
-		errs = append(errs, field.Invalid(specPath.Child("schedule"), s.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
-	}
-	errs = append(errs, check.NonNegativeIf(specPath.Child("startingDeadlineSeconds"), s.StartingDeadlineSeconds)...)
-	if z := s.TimeZone; z != nil {
-		at := specPath.Child("timeZone")
-		if *z == "" {
-			errs = append(errs, field.Invalid(at, *z, "timeZone must be nil or non-empty string"))
-		} else if strings.EqualFold(*z, "Local") {
-			errs = append(errs, field.Invalid(at, *z, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"))
-		} else if _, err := time.LoadLocation(*z); err != nil {
-			errs = append(errs, field.Invalid(at, *z, err.Error()))
-		}
-	}
-	var before *corev1.PodTemplateSpec
-	if old != nil {
-		before = &old.Spec.JobTemplate.Spec.Template
-	}
-	job := specPath.Child("jobTemplate", "spec")
-	errs = slices.Concat(errs,
-		check.Choice(specPath.Child("concurrencyPolicy"), s.ConcurrencyPolicy, batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent),
-		jobSpec(job, &s.JobTemplate.Spec, before))
-	if t := &s.JobTemplate.Spec; t.Selector != nil {
-		errs = append(errs, field.Invalid(job.Child("selector"), t.Selector, "`selector` will be auto-generated"))
-	}
-	if m := s.JobTemplate.Spec.ManualSelector; m != nil && *m {
-		errs = append(errs, field.NotSupported(job.Child("manualSelector"), *m, []string{"nil", "false"}))
-	}
-	return slices.Concat(errs,
-		check.NonNegativeIf(specPath.Child("successfulJobsHistoryLimit"), s.SuccessfulJobsHistoryLimit),
-		check.NonNegativeIf(specPath.Child("failedJobsHistoryLimit"), s.FailedJobsHistoryLimit))
+	return check.Immutable(specPath.Child("template.spec"), *now, *before)
 }

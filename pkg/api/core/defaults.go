@@ -103,7 +103,7 @@ func defaultEndpoints(obj api.Object) {
 
 func defaultNode(obj api.Object) {
 	n := obj.(*corev1.Node)
-	if n.Status.Allocatable == nil && n.Status.Capacity != nil {
+	if len(n.Status.Allocatable) == 0 && n.Status.Capacity != nil {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 	}
 	DefaultResources(n.Status.Capacity)

@@ -40,7 +40,8 @@ func TestPullPolicy(t *testing.T) {
 		"host:5000/a" + digest:     corev1.PullIfNotPresent,
 		"host/a:1" + digest:        corev1.PullIfNotPresent,
 		"host/a:latest" + digest:   corev1.PullAlways,
-		"":                         corev1.PullAlways,
+		"":                         corev1.PullIfNotPresent,
+		"No Name":                  corev1.PullIfNotPresent,
 		"host:5000/deep/er/a:v1.2": corev1.PullIfNotPresent,
 	} {
 		if got := pullPolicy(image); got != want {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strings"
 
+	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	podresource "k8s.io/component-helpers/resource"
@@ -122,14 +123,14 @@ func defaultContainer(c *corev1.Container) {
 }
 
 // pullPolicy: an image that can change under its name (":latest", or no tag and no
-// digest) is pulled each time.
+// digest) is pulled each time. What is no name of an image changes nothing.
 func pullPolicy(image string) corev1.PullPolicy {
-	name, _, hasDigest := strings.Cut(image, "@")
-	tag := ""
-	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
-		tag = name[i+1:]
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return corev1.PullIfNotPresent
 	}
-	if tag == "latest" || tag == "" && !hasDigest {
+	// A tag counts also beside a digest.
+	if tagged, ok := reference.TagNameOnly(named).(reference.Tagged); ok && tagged.Tag() == "latest" {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent

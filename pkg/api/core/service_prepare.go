@@ -27,6 +27,9 @@ func prepareServiceUpdate(_ context.Context, obj, old api.Object) {
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
 	}
+	if p := s.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyCluster && s.Spec.Type == corev1.ServiceTypeExternalName {
+		s.Spec.InternalTrafficPolicy = nil // the default of the type that the service had
+	}
 	keepAllocated(&s.Spec, &was.Spec)
 	syncClusterIPs(&s.Spec, &was.Spec)
 }

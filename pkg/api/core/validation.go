@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -302,20 +303,31 @@ func RunsForever(at *field.Path, s *corev1.PodSpec, kind string) check.Errors {
 	return errs
 }
 
+// replicationControllerName is the rule for most names, in the words of Kubernetes' declarative validation.
+func replicationControllerName(name string, prefix bool) []string {
+	if prefix {
+		return validation.NameIsDNSSubdomain(name, prefix)
+	}
+	return content.IsDNS1123Subdomain(name)
+}
+
 func validateReplicationControllerStatus(obj, _ api.Object) field.ErrorList {
 	s, at := &obj.(*corev1.ReplicationController).Status, statusPath
 	return slices.Concat(
-		ReplicaCounts(at, s.Replicas, []string{"fullyLabeledReplicas", "readyReplicas", "availableReplicas"}, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas),
-		check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration),
+		ReplicaCounts(at, s.Replicas, check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration),
+			[]string{"fullyLabeledReplicas", "readyReplicas", "availableReplicas"}, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas),
 		check.NotAbove(at.Child("availableReplicas"), s.AvailableReplicas, s.ReadyReplicas, "readyReplicas"),
 	)
 }
 
-// ReplicaCounts checks counts of replicas, named by their fields, each of which is a part of all replicas.
-func ReplicaCounts(at *field.Path, all int32, names []string, counts ...int32) check.Errors {
+// ReplicaCounts checks counts of replicas, named by their fields, each of which is a part of all replicas. What else
+// is wrong with single counts stands before what is wrong between them.
+func ReplicaCounts(at *field.Path, all int32, others check.Errors, names []string, counts ...int32) check.Errors {
 	errs := check.NonNegative(at.Child("replicas"), all)
+	var above check.Errors
 	for i, n := range counts {
-		errs = slices.Concat(errs, check.NonNegative(at.Child(names[i]), n), check.NotAbove(at.Child(names[i]), n, all, "status.replicas"))
+		errs = append(errs, check.NonNegative(at.Child(names[i]), n)...)
+		above = append(above, check.NotAbove(at.Child(names[i]), n, all, "status.replicas")...)
 	}
-	return errs
+	return slices.Concat(errs, others, above)
 }

@@ -143,12 +143,17 @@ func declaredFeatures(at *field.Path, features []string) check.Errors {
 }
 
 func validateNodeUpdate(obj, old api.Object) field.ErrorList {
-	return slices.Concat(validateNodeStatus(obj, old), nodeSwap(obj.(*corev1.Node)), podRanges(obj.(*corev1.Node)))
+	return slices.Concat(validateNode(obj), nodeKept(obj.(*corev1.Node), old.(*corev1.Node)))
 }
 
 func validateNodeStatus(obj, old api.Object) field.ErrorList {
-	n, was := obj.(*corev1.Node), old.(*corev1.Node)
-	errs := nodeAlways(n)
+	n := obj.(*corev1.Node)
+	return slices.Concat(nodeAlways(n), nodeKept(n, old.(*corev1.Node)))
+}
+
+// nodeKept is what can't change, by the status either, and what only updates are asked.
+func nodeKept(n, was *corev1.Node) check.Errors {
+	var errs check.Errors
 	for i, a := range n.Status.Addresses {
 		if slices.Contains(n.Status.Addresses[:i], a) {
 			errs = append(errs, field.Duplicate(statusPath.Child("addresses").Index(i), a))

@@ -98,10 +98,12 @@ var changeable = strings.Join([]string{
 func validatePodUpdate(obj, old api.Object) field.ErrorList {
 	p, was := obj.(*corev1.Pod), old.(*corev1.Pod)
 	errs := slices.Concat(wholePod(p, was), fixedAnnotations(p.Annotations, was.Annotations))
-	for name, lens := range map[string][2]int{"containers": {len(p.Spec.Containers), len(was.Spec.Containers)}, "initContainers": {len(p.Spec.InitContainers), len(was.Spec.InitContainers)}} {
-		if lens[0] != lens[1] {
-			return append(errs, field.Forbidden(specPath.Child(name), "pod updates may not add or remove containers"))
-		}
+	const refusal = "pod updates may not add or remove containers"
+	switch {
+	case len(p.Spec.Containers) != len(was.Spec.Containers):
+		return append(errs, field.Forbidden(specPath.Child("containers"), refusal))
+	case len(p.Spec.InitContainers) != len(was.Spec.InitContainers):
+		return append(errs, field.Forbidden(specPath.Child("initContainers"), refusal))
 	}
 	deadline, stop := deadlineUpdate(specPath.Child("activeDeadlineSeconds"), p.Spec.ActiveDeadlineSeconds, was.Spec.ActiveDeadlineSeconds)
 	errs = append(errs, deadline...)

@@ -109,6 +109,7 @@ func templateWarnings(root *field.Path, s *corev1.PodSpec, annotations map[strin
 		}
 	}
 	w.volumes(at.Child("volumes"), s.Volumes)
+	w.overlaps(s.Volumes)
 	w.duplicates(at, s)
 	w.fractions(at.Child("overhead"), s.Overhead)
 	w.profiles(notes, annotations, s, root != nil)

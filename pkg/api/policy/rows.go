@@ -3,7 +3,6 @@ package policy
 
 import (
 	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/api/validation"
 
 	"skiff/pkg/api"
 )
@@ -22,7 +21,8 @@ func podDisruptionBudgetKind() *api.Kind {
 		ValidateUpdate: validateBudgetUpdate,
 		Namespaced:     true,
 		HasGeneration:  true,
-		NameValidation: validation.NameIsDNSSubdomain,
+		AnyFinalizer:   true,
+		NameValidation: api.PathSegment,
 		Subresources:   map[string]*api.Subresource{"status": {ValidateUpdate: validateBudgetStatus}},
 		Columns:        budgetColumns,
 		Cells:          budgetCells,
