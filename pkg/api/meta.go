@@ -17,6 +17,14 @@ var standardFinalizers = []string{string(corev1.FinalizerKubernetes), metav1.Fin
 // PathSegment is the loosest rule for names: whatever can stand in a URL ("system:node").
 func PathSegment(name string, _ bool) []string { return content.IsPathSegmentName(name) }
 
+// LongName is the rule for most names (a DNS subdomain), in the words of Kubernetes' declarative validation.
+func LongName(name string, prefix bool) []string {
+	if prefix {
+		return validation.NameIsDNSSubdomain(name, prefix)
+	}
+	return content.IsDNS1123Subdomain(name)
+}
+
 // ValidateMeta checks the metadata of obj by the rules of all kinds and k's rule for names.
 // old is nil on create, else the stored object that obj is to replace: a name that was once
 // allowed may stay. What a client may leave out of an update (uid, creation and deletion time)

@@ -14,7 +14,7 @@ func general(run string) map[string]func(*side) {
 	return map[string]func(*side){
 		"discovery": discovery, "openapi": openapi, "errors": func(s *side) { mistakes(s, run) }, "paging": func(s *side) { paging(s, run) },
 		"rights": func(s *side) { rights(s, run) }, "reviews": func(s *side) { reviews(s, run) }, "pods": func(s *side) { pods(s, run) },
-		"services": func(s *side) { services(s, run) }, "custom": func(s *side) { custom(s, run) }, "bounds": func(s *side) { bounds(s, run) }, "jobs": func(s *side) { jobs(s, run) },
+		"services": func(s *side) { services(s, run) }, "custom": func(s *side) { custom(s, run) }, "bounds": func(s *side) { bounds(s, run) }, "jobs": func(s *side) { jobs(s, run) }, "devices": func(s *side) { devices(s, run) },
 	}
 }
 

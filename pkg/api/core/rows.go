@@ -94,7 +94,7 @@ func replicationControllerKind() *api.Kind {
 		// v1 predates garbage collection: its pods stay unless asked otherwise.
 		DefaultGarbageCollection: metav1.DeletePropagationOrphan,
 		Default:                  defaultReplicationController,
-		NameValidation:           replicationControllerName,
+		NameValidation:           api.LongName,
 		SelectableFields:         replicationControllerFields,
 		Subresources: map[string]*api.Subresource{
 			"status": {ValidateUpdate: validateReplicationControllerStatus},

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -301,14 +300,6 @@ func RunsForever(at *field.Path, s *corev1.PodSpec, kind string) check.Errors {
 		errs = append(errs, field.Forbidden(at.Child("activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported"))
 	}
 	return errs
-}
-
-// replicationControllerName is the rule for most names, in the words of Kubernetes' declarative validation.
-func replicationControllerName(name string, prefix bool) []string {
-	if prefix {
-		return validation.NameIsDNSSubdomain(name, prefix)
-	}
-	return content.IsDNS1123Subdomain(name)
 }
 
 func validateReplicationControllerStatus(obj, _ api.Object) field.ErrorList {

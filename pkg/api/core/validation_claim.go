@@ -20,8 +20,8 @@ import (
 	"skiff/pkg/api/check"
 )
 
-// onlyLabelsAndAnnotations is the rule for metadata of which nothing else would be used.
-func onlyLabelsAndAnnotations(at *field.Path, m *metav1.ObjectMeta) check.Errors {
+// TemplateMeta is the rule for metadata of which nothing else would be used.
+func TemplateMeta(at *field.Path, m *metav1.ObjectMeta) check.Errors {
 	return slices.Concat(
 		validation.ValidateAnnotations(m.Annotations, at.Child("annotations")),
 		metavalidation.ValidateLabels(m.Labels, at.Child("labels")),
@@ -170,7 +170,7 @@ func validateClaimStatus(obj, _ api.Object) field.ErrorList {
 		if errs := check.Messages(at, string(n), utilvalidation.IsQualifiedName(string(n))); len(errs) > 0 {
 			return errs
 		}
-		if isNative(n) {
+		if IsNativeResource(n) {
 			return check.OneOf(at, n, corev1.ResourceStorage)
 		}
 		return nil
@@ -231,7 +231,7 @@ func ValidateVolumeSpec(at *field.Path, s, old *corev1.PersistentVolumeSpec, nam
 	if a := s.NodeAffinity; a != nil && a.Required != nil {
 		had := old != nil && old.NodeAffinity != nil && old.NodeAffinity.Required != nil &&
 			hasInvalidNodeValues(&corev1.PodSpec{Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: old.NodeAffinity.Required}}})
-		errs = append(errs, nodeSelector(at.Child("nodeAffinity", "required"), a.Required, had)...)
+		errs = append(errs, ValidateNodeSelector(at.Child("nodeAffinity", "required"), a.Required, had)...)
 	} else if a != nil {
 		errs = append(errs, field.Required(at.Child("nodeAffinity", "required"), "must specify required node constraints"))
 	}

@@ -36,18 +36,19 @@ func isHugePage(n corev1.ResourceName) bool {
 	return strings.HasPrefix(string(n), corev1.ResourceHugePagesPrefix)
 }
 
-// isNative: names without a domain are Kubernetes' own.
-func isNative(n corev1.ResourceName) bool {
+// IsNativeResource: names without a domain are Kubernetes' own.
+func IsNativeResource(n corev1.ResourceName) bool {
 	return !strings.Contains(string(n), "/") || strings.Contains(string(n), corev1.ResourceDefaultNamespacePrefix)
 }
 
-func isExtended(n corev1.ResourceName) bool {
-	return !isNative(n) && !strings.HasPrefix(string(n), corev1.DefaultResourceRequestsPrefix) &&
+// IsExtendedResource: a resource of somebody else, by its domain.
+func IsExtendedResource(n corev1.ResourceName) bool {
+	return !IsNativeResource(n) && !strings.HasPrefix(string(n), corev1.DefaultResourceRequestsPrefix) &&
 		len(utilvalidation.IsQualifiedName(corev1.DefaultResourceRequestsPrefix+string(n))) == 0
 }
 
 // canOvercommit: limits may exceed requests.
-func canOvercommit(n corev1.ResourceName) bool { return isNative(n) && !isHugePage(n) }
+func canOvercommit(n corev1.ResourceName) bool { return IsNativeResource(n) && !isHugePage(n) }
 
 // resourceName is a rule for names of resources; there is one per place.
 type resourceName func(at *field.Path, n corev1.ResourceName) check.Errors
@@ -70,7 +71,7 @@ func ContainerResourceName(at *field.Path, n corev1.ResourceName) check.Errors {
 		if n != corev1.ResourceCPU && n != corev1.ResourceMemory && n != corev1.ResourceEphemeralStorage && !isHugePage(n) {
 			errs = append(errs, field.Invalid(at, n, "must be a standard resource for containers"))
 		}
-	case !isNative(n) && !isExtended(n):
+	case !IsNativeResource(n) && !IsExtendedResource(n):
 		errs = append(errs, field.Invalid(at, n, "doesn't follow extended resource name standard"))
 	}
 	return errs
@@ -94,7 +95,7 @@ func quotaResourceName(at *field.Path, n corev1.ResourceName) check.Errors {
 // amount checks a quantity of a resource: some come in whole numbers only.
 func amount(at *field.Path, n corev1.ResourceName, q resource.Quantity) check.Errors {
 	errs := check.NonNegativeQuantity(at, q)
-	if (slices.Contains(counted, n) || isExtended(n)) && q.MilliValue()%1000 != 0 {
+	if (slices.Contains(counted, n) || IsExtendedResource(n)) && q.MilliValue()%1000 != 0 {
 		errs = append(errs, field.Invalid(at, q, "must be an integer"))
 	}
 	return errs

@@ -76,7 +76,7 @@ func (c podCheck) affinity(at *field.Path, a *corev1.Affinity) check.Errors {
 	var errs check.Errors
 	if n, at := a.NodeAffinity, at.Child("nodeAffinity"); n != nil {
 		if n.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-			errs = append(errs, nodeSelector(at.Child("requiredDuringSchedulingIgnoredDuringExecution"), n.RequiredDuringSchedulingIgnoredDuringExecution, c.had(hasInvalidNodeValues))...)
+			errs = append(errs, ValidateNodeSelector(at.Child("requiredDuringSchedulingIgnoredDuringExecution"), n.RequiredDuringSchedulingIgnoredDuringExecution, c.had(hasInvalidNodeValues))...)
 		}
 		for i, t := range n.PreferredDuringSchedulingIgnoredDuringExecution {
 			at := at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
@@ -100,7 +100,8 @@ func weight(at *field.Path, n int32) check.Errors {
 	return check.Errors{field.Invalid(at, n, "must be in the range 1-100")}
 }
 
-func nodeSelector(at *field.Path, s *corev1.NodeSelector, lax bool) check.Errors {
+// ValidateNodeSelector checks terms over labels and fields of nodes. A lax one may hold values that no label has.
+func ValidateNodeSelector(at *field.Path, s *corev1.NodeSelector, lax bool) check.Errors {
 	at = at.Child("nodeSelectorTerms")
 	if len(s.NodeSelectorTerms) == 0 {
 		return check.Errors{field.Required(at, "must have at least one node selector term")}

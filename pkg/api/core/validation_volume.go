@@ -183,7 +183,7 @@ func validateEphemeralVolume(at *field.Path, v *corev1.Volume, podName string) c
 	if t := v.Ephemeral.VolumeClaimTemplate; t == nil {
 		errs = append(errs, field.Required(template, ""))
 	} else {
-		errs = slices.Concat(errs, onlyLabelsAndAnnotations(template.Child("metadata"), &t.ObjectMeta), ValidateClaimSpec(template.Child("spec"), &t.Spec, nil))
+		errs = slices.Concat(errs, TemplateMeta(template.Child("metadata"), &t.ObjectMeta), ValidateClaimSpec(template.Child("spec"), &t.Spec, nil))
 	}
 	if podName == "" || v.Name == "" {
 		return errs

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/utils/ptr"
 
 	"skiff/pkg/api"
 )
@@ -15,30 +16,35 @@ func prepareClaimStatus(ctx context.Context, obj, old api.Object) {
 	before, now := allocated(was), allocated(c)
 	var kept []resourcev1.AllocatedDeviceStatus
 	for _, d := range c.Status.Devices {
-		id := device{d.Driver, d.Pool, d.Device, ""}
-		if d.ShareID != nil {
-			id.share = *d.ShareID
-		}
-		if !before[id] || now[id] {
+		if id := identify(&d); !before[id] || now[id] {
 			kept = append(kept, d)
 		}
 	}
 	c.Status.Devices = kept
 }
 
-type device struct{ driver, pool, name, share string }
+// deviceID is a device, or a share of one, in the names that a claim has for it.
+type deviceID struct{ driver, pool, name, share string }
 
-func allocated(c *resourcev1.ResourceClaim) map[device]bool {
-	set := map[device]bool{}
+func (d deviceID) String() string {
+	name := d.driver + "/" + d.pool + "/" + d.name
+	if d.share != "" {
+		name += "/" + d.share
+	}
+	return name
+}
+
+func identify(d *resourcev1.AllocatedDeviceStatus) deviceID {
+	return deviceID{d.Driver, d.Pool, d.Device, ptr.Deref(d.ShareID, "")}
+}
+
+func allocated(c *resourcev1.ResourceClaim) map[deviceID]bool {
+	set := map[deviceID]bool{}
 	if c.Status.Allocation == nil {
 		return set
 	}
 	for _, r := range c.Status.Allocation.Devices.Results {
-		id := device{r.Driver, r.Pool, r.Device, ""}
-		if r.ShareID != nil {
-			id.share = string(*r.ShareID)
-		}
-		set[id] = true
+		set[deviceID{r.Driver, r.Pool, r.Device, string(ptr.Deref(r.ShareID, ""))}] = true
 	}
 	return set
 }

@@ -92,6 +92,7 @@ func New(config Config) (*Chain, error) {
 		// Kubernetes checks these in the registries of what they guard.
 		{name: "RBACEscalation", validate: config.Authorizer.GuardRoles},
 		{name: "PolicyParams", validate: (&policyParamsPlugin{config.Objects, config.Authorizer, config.Catalogue}).validate},
+		{name: "Devices", validate: (&devicesPlugin{config.Objects, config.Authorizer}).validate},
 	}}, nil
 }
 
