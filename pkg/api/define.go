@@ -97,8 +97,7 @@ func (k *Kind) completeSubresource(name string, sub *Subresource) {
 	if name != "status" {
 		return
 	}
-	own := sub.PrepareForUpdate
-	sub.PrepareForUpdate = k.prepareStatusUpdate(own)
+	sub.PrepareForUpdate = k.prepareStatusUpdate(*sub)
 }
 
 // shape is what reflection learned once about a kind's Go type.

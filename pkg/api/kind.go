@@ -97,6 +97,9 @@ type Kind struct {
 	// uid and timestamps.
 	PrepareForCreate func(ctx context.Context, obj Object)
 	PrepareForUpdate func(ctx context.Context, obj, old Object)
+	// Kept are the fields ("status.conditions") that an update of the main resource can't change, so that no manager
+	// owns them through it. nil is the usual: the status, if there is a subresource for it.
+	Kept []string
 	// PrepareForDelete changes an object that is to be deleted for the first time, if that is
 	// for somebody else to finish by taking away a finalizer, which it adds (CRDs).
 	PrepareForDelete func(obj Object, now time.Time)
@@ -177,6 +180,10 @@ type Subresource struct {
 	Action bool
 	New    func() runtime.Object
 
+	// Kept are like a kind's: for "status", its spec is the usual one.
+	Kept []string
+	// KeepsMeta: a status subresource that changes no metadata either.
+	KeepsMeta bool
 	// View subresources. PrepareForUpdate copies back into obj whatever this
 	// subresource may not change; ValidateUpdate replaces the kind's own.
 	// For "status", [Define] adds that everything but metadata and status is kept.

@@ -40,12 +40,15 @@ func (k *Kind) PrepareUpdate(ctx context.Context, obj, old Object) {
 }
 
 // prepareStatusUpdate keeps all but metadata and status, then applies the kind's own rule.
-func (k *Kind) prepareStatusUpdate(own func(ctx context.Context, obj, old Object)) func(ctx context.Context, obj, old Object) {
+func (k *Kind) prepareStatusUpdate(sub Subresource) func(ctx context.Context, obj, old Object) {
 	return func(ctx context.Context, obj, old Object) {
 		k.CopySpec(obj, old)
 		obj.SetGeneration(old.GetGeneration())
-		if own != nil {
-			own(ctx, obj, old)
+		if sub.KeepsMeta {
+			KeepMeta(ctx, obj, old)
+		}
+		if sub.PrepareForUpdate != nil {
+			sub.PrepareForUpdate(ctx, obj, old)
 		}
 	}
 }

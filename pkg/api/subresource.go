@@ -17,7 +17,7 @@ func StatusViewWith(prepare func(ctx context.Context, obj, old Object)) *Subreso
 	return &Subresource{PrepareForUpdate: prepare}
 }
 
-// KeepMeta is the rule of kinds whose status subresource changes no metadata either.
+// KeepMeta is what [Subresource.KeepsMeta] does.
 func KeepMeta(_ context.Context, obj, old Object) { metav1.ResetObjectMetaForStatus(obj, old) }
 
 // ScaleView is a scale subresource over an object's replica count.

@@ -25,7 +25,7 @@ var differences = []known{
 	differs("Aggregated roles", "^rights: clusterroles (admin|edit|view)$", `rules$`, "^null$"),
 	differs("Empty lists", "", `\.(items|rules)$`, "^null$"),
 	differs("Empty lists", "^widgets", `metadata\.continue$`, `^""$`),
-	differs("Empty lists", `: (create|update) with (empty list|nothing) at `, `\.(endpoints|ports|limits|names|sources)$`, "^null$"),
+	differs("Empty lists", `: (create|update) with (empty list|nothing) at `, `\.(endpoints|ports|limits|names|sources|requests)$`, "^null$"),
 	differs("Bookmarks", ": watch from the start$", `^body\[\d+\]\.object\.(spec\.replicas|metadata\.annotations\..*template\.generation)$`, `^"?0"?$`),
 	differs("Template generations", `^daemonsets.*: (get|list|watch) (a table|tables|metadata)$`, `metadata\.annotations$`, "^absent$"),
 	differs("Broken off", `^jobs.*: (create|update) with nothing at \.spec\.completions$`, "^status$", "^0$"),

@@ -35,7 +35,7 @@ func deploymentKind() *api.Kind {
 		PrepareForUpdate:    prepareDeploymentUpdate,
 		NameValidation:      validation.NameIsDNSSubdomain,
 		Subresources: map[string]*api.Subresource{
-			"status": {PrepareForUpdate: prepareDeploymentStatus, ValidateUpdate: validateDeploymentStatus},
+			"status": {PrepareForUpdate: prepareDeploymentStatus, ValidateUpdate: validateDeploymentStatus, Kept: []string{"spec", "metadata.labels"}},
 			"scale":  api.ScaleView(deploymentScale),
 		},
 		Columns: deploymentColumns,

@@ -45,7 +45,7 @@ func podKind() *api.Kind {
 		FieldAliases:        map[string]string{"spec.host": "spec.nodeName", "status.podIPs": "status.podIP"},
 		GraceSeconds:        podGraceSeconds,
 		Subresources: map[string]*api.Subresource{
-			"status":              {PrepareForUpdate: preparePodStatus, ValidateUpdate: validatePodStatus},
+			"status":              {PrepareForUpdate: preparePodStatus, ValidateUpdate: validatePodStatus, Kept: []string{"spec", "metadata.deletionTimestamp", "metadata.ownerReferences"}},
 			"ephemeralcontainers": {PrepareForUpdate: prepareEphemeralContainers, ValidateUpdate: validateEphemeralContainers},
 			"resize":              {PrepareForUpdate: prepareResize, ValidateUpdate: validateResize},
 			"binding":             api.Action(gv.WithKind("Binding"), func() runtime.Object { return &corev1.Binding{} }, "create"),

@@ -10,8 +10,7 @@ import (
 )
 
 // prepareClaimStatus drops the status of devices that this write gives back.
-func prepareClaimStatus(ctx context.Context, obj, old api.Object) {
-	api.KeepMeta(ctx, obj, old)
+func prepareClaimStatus(_ context.Context, obj, old api.Object) {
 	c, was := obj.(*resourcev1.ResourceClaim), old.(*resourcev1.ResourceClaim)
 	before, now := allocated(was), allocated(c)
 	var kept []resourcev1.AllocatedDeviceStatus

@@ -42,7 +42,7 @@ func resourceClaimKind() *api.Kind {
 		Validate:            validateClaim,
 		ValidateUpdate:      validateClaimUpdate,
 		NameValidation:      validation.NameIsDNSSubdomain,
-		Subresources:        map[string]*api.Subresource{"status": {PrepareForUpdate: prepareClaimStatus, ValidateUpdate: validateClaimStatus}},
+		Subresources:        map[string]*api.Subresource{"status": {KeepsMeta: true, PrepareForUpdate: prepareClaimStatus, ValidateUpdate: validateClaimStatus}},
 		Columns:             claimColumns,
 		Cells:               claimCells,
 	})

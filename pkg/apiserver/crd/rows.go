@@ -69,7 +69,7 @@ func (d *definition) storedRow(version string) *api.Kind {
 func (v *version) subresources() map[string]*api.Subresource {
 	subs := map[string]*api.Subresource{}
 	if v.hasStatus() {
-		subs["status"] = &api.Subresource{PrepareForUpdate: keepMetadata, ValidateUpdate: v.validateStatusUpdate}
+		subs["status"] = &api.Subresource{KeepsMeta: true, PrepareForUpdate: keepMetadata, ValidateUpdate: v.validateStatusUpdate}
 	}
 	if v.scale() != nil {
 		subs["scale"] = api.ScaleView(v.scaleView())

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,27 +60,23 @@ func (m *Managers) Of(kind *api.Kind, subresource string) *Manager {
 	return manager
 }
 
-// fieldManager makes a manager that doesn't record fields which its part of the object can't change:
-// status on the main resource, everything but status (and metadata) on the others.
+// fieldManager makes a manager that doesn't record fields which its part of the object can't change.
+// Fields of custom resources may be owned in any of a resource's versions.
 func (m *Managers) fieldManager(key managerKey) (*managedfields.FieldManager, error) {
-	if key.kind.Custom != nil {
-		return customManager(key)
-	}
-	gv := key.kind.GroupVersion()
+	gv, known := key.kind.GroupVersion(), kinds{key.kind}
 	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
-	switch {
-	case key.subresource == "status":
-		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("spec")))
-	case (key.subresource == "" || key.subresource == "finalize") && key.kind.Subresources["status"] != nil:
-		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
+	if kept := key.kept(); kept != nil {
+		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(kept)
 	}
-	known := kinds{key.kind}
 	types := m.types()
 	if key.kind.Types != nil {
 		var err error
 		if types, err = key.kind.Types(); err != nil {
 			return nil, err
 		}
+	}
+	if key.kind.Custom != nil {
+		return managedfields.NewDefaultCRDFieldManager(types, known, known, known, key.kind.GroupVersionKind, gv, key.subresource, reset)
 	}
 	probe, _ := known.New(key.kind.GroupVersionKind)
 	if _, err := types.ObjectToTyped(probe); err != nil {
@@ -89,26 +86,34 @@ func (m *Managers) fieldManager(key managerKey) (*managedfields.FieldManager, er
 		key.kind.GroupVersionKind, gv, key.subresource, reset)
 }
 
-// customManager is for custom resources: fields may be owned in any of a resource's versions.
-func customManager(key managerKey) (*managedfields.FieldManager, error) {
-	var kept *fieldpath.Set
+// kept are the fields that a part of an object can't change: status on the main resource, the spec, and often
+// the metadata, on the status.
+func (key managerKey) kept() *fieldpath.Set {
+	status, own := key.kind.Subresources["status"], key.kind.Kept
+	if sub := key.kind.Subresources[key.subresource]; sub != nil {
+		own = sub.Kept
+	}
 	switch {
-	case key.subresource == "status":
-		kept = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
-	case key.subresource == "" && key.kind.Subresources["status"] != nil:
-		kept = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	case own != nil:
+		kept := fieldpath.NewSet()
+		for _, path := range own {
+			var steps []any
+			for step := range strings.SplitSeq(path, ".") {
+				steps = append(steps, step)
+			}
+			kept.Insert(fieldpath.MakePathOrDie(steps...))
+		}
+		return kept
+	case status == nil:
+		return nil
+	case key.subresource == "" || key.subresource == "finalize":
+		return fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	case key.subresource != "status":
+		return nil
+	case status.KeepsMeta:
+		return fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
 	}
-	gv := key.kind.GroupVersion()
-	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
-	if kept != nil {
-		reset[fieldpath.APIVersion(gv.String())] = fieldpath.NewExcludeSetFilter(kept)
-	}
-	types, err := key.kind.Types()
-	if err != nil {
-		return nil, err
-	}
-	known := kinds{key.kind}
-	return managedfields.NewDefaultCRDFieldManager(types, known, known, known, key.kind.GroupVersionKind, gv, key.subresource, reset)
+	return fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
 }
 
 // Forget drops the managers of kinds that are not served any more.
