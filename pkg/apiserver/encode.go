@@ -226,7 +226,7 @@ func (s *server) writeItem(w http.ResponseWriter, r *http.Request, code int, c *
 // writeJSON sends a JSON document as JSON, indented if asked, or as YAML.
 func (s *server) writeJSON(w http.ResponseWriter, r *http.Request, code int, a *accept, document []byte) error {
 	if a.info.MediaType == runtime.ContentTypeYAML {
-		text, err := yaml.JSONToYAML(document)
+		text, err := toYAML(document)
 		if err != nil {
 			return err
 		}
@@ -242,6 +242,24 @@ func (s *server) writeJSON(w http.ResponseWriter, r *http.Request, code int, a *
 	return s.writeBody(w, r, code, a.info.MediaType, document, newline)
 }
 
+// toYAML writes a JSON document as YAML, which is read as YAML for that: some characters that strings of JSON may hold
+// as they are have to be escaped first.
+func toYAML(document []byte) ([]byte, error) {
+	barred := func(r rune) bool { return r >= 0x7f && r <= 0x9f || r == 0xfeff || r == 0xfffe || r == 0xffff }
+	if !bytes.ContainsFunc(document, barred) {
+		return yaml.JSONToYAML(document)
+	}
+	var escaped bytes.Buffer
+	for _, r := range string(document) {
+		if barred(r) {
+			fmt.Fprintf(&escaped, `\u%04x`, r)
+		} else {
+			escaped.WriteRune(r)
+		}
+	}
+	return yaml.JSONToYAML(escaped.Bytes())
+}
+
 var newline = []byte("\n")
 
 // writeObject answers with an object that isn't in the store.
@@ -253,13 +271,23 @@ func (s *server) writeObject(w http.ResponseWriter, r *http.Request, code int, a
 	if a.pretty && a.info.PrettySerializer != nil {
 		encoder = a.info.PrettySerializer
 	}
+	inYAML := a.info.MediaType == runtime.ContentTypeYAML
+	if inYAML {
+		encoder = api.JSON
+	}
 	var body bytes.Buffer
-	if err := encoder.Encode(obj, &body); err != nil {
+	err := encoder.Encode(obj, &body)
+	if err == nil && inYAML {
+		err = s.writeJSON(w, r, code, a, body.Bytes())
+	}
+	if err != nil {
 		s.logger.Error("encode a response", "type", fmt.Sprintf("%T", obj), "error", err)
 		http.Error(w, "the response could not be encoded", http.StatusInternalServerError)
 		return
 	}
-	_ = s.writeBody(w, r, code, a.info.MediaType, body.Bytes())
+	if !inYAML {
+		_ = s.writeBody(w, r, code, a.info.MediaType, body.Bytes())
+	}
 }
 
 // gzipFrom is the size from which a body is compressed for clients that take it.

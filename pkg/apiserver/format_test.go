@@ -230,3 +230,23 @@ func TestHealth(t *testing.T) {
 		}
 	}
 }
+
+// YAML has characters that JSON has no need to escape.
+func TestYAMLOfControlCharacters(t *testing.T) {
+	i := start(t)
+	const maps = "/api/v1/namespaces/default/configmaps"
+	want := "a\x7fb\u0085c\ufeffd"
+	object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "control"}, Data: map[string]string{"x": want}}
+	body, err := json.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, _, answer := raw(t, i, "POST", maps, asJSON, string(body), "Accept", "application/yaml")
+	var got corev1.ConfigMap
+	if err := yaml.Unmarshal(answer, &got); code != 201 || err != nil || got.Data["x"] != want {
+		t.Errorf("%d %s: %v", code, answer, err)
+	}
+	if code, _, answer := raw(t, i, "POST", maps, "application/yaml", "{\x7f", "Accept", "application/yaml"); code != 400 {
+		t.Errorf("%d %s", code, answer)
+	}
+}

@@ -32,7 +32,7 @@ func nested(open, end string, depth int) string {
 
 // rubbish are bodies that are wrong from the first byte on.
 var rubbish = []string{
-	"", "null", "[]", "{}", "0", `"x"`, "\x00", "\xff\xfe", "k8s\x00", "k8s\x00\x0a\xff\xff\xff\xff\x0f", "k8s\x00\x12\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "---\n---\n", "a: *a\n", "&a [*a]",
+	"", "null", "[]", "{}", "0", `"x"`, "\x00", "\xff\xfe", "k8s\x00", "k8s\x00\x0a\xff\xff\xff\xff\x0f", "k8s\x00\x12\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "---\n---\n", "{\x7f", "a: *a\n", "&a [*a]",
 	"<<: {a: 1}\n", "? {a: b}\n: c\n", "!!binary x", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"}}{}`, `{"apiVersion":1,"kind":[]}`, `{"kind":"ConfigMap"}`, `{"apiVersion":"a/b/c/d","kind":"x"}`,
 	`{"apiVersion":"v1","kind":"List","items":[{}]}`, `{"apiVersion":"v1","kind":"Status"}`, `{"apiVersion":"v1","kind":"ConfigMapList"}`, `{"apiVersion":"meta.k8s.io/v1","kind":"Table"}`, "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"x\",\"labels\":{\"\\ud800\":\"\\u0000\"}}}",
 	bomb(), nested("[", "]", 20000), nested(`{"a":`, "}", 20000), `{"metadata":` + nested(`{"a":`, "}", 20000) + "}", strings.Repeat("- ", 20000), strings.Repeat("a:\n ", 20000),

@@ -145,7 +145,7 @@ func mistakes(s *side, run string) {
 	} {
 		get(s, path)
 	}
-	for _, path := range []string{"/api/v1/nodes?resourceVersion=999999999&timeoutSeconds=1", "/api/v1/nodes?watch=x", "/api/v1/nodes?timeoutSeconds=x", "/api/v1/nodes?limit=-1", "/api/v1/nodes?resourceVersionMatch=x", "/api/v1/nodes?resourceVersion=5&resourceVersionMatch=x", "/api/v1/nodes?nonsense=x", "/api/v1/nodes?pretty=1&limit=1&fieldSelector=metadata.name%3Dabsent"} {
+	for _, path := range []string{"/api/v1/nodes?resourceVersion=999999999&timeoutSeconds=1", "/api/v1/nodes?watch=x&timeoutSeconds=1", "/api/v1/nodes?timeoutSeconds=x", "/api/v1/nodes?limit=-1", "/api/v1/nodes?resourceVersionMatch=x", "/api/v1/nodes?resourceVersion=5&resourceVersionMatch=x", "/api/v1/nodes?nonsense=x", "/api/v1/nodes?pretty=1&limit=1&fieldSelector=metadata.name%3Dabsent"} {
 		get(s, path)
 	}
 }
