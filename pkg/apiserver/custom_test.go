@@ -266,8 +266,12 @@ status: {at: sea}
 		if len(held.Finalizers) != 1 || held.Finalizers[0] != crdv1.CustomResourceCleanupFinalizer {
 			t.Errorf("%+v", held.ObjectMeta)
 		}
-		_, err = boats.Create(ctx, object(t, `{apiVersion: sea.example.com/v1, kind: Boat, metadata: {name: late}, spec: {color: red}}`), metav1.CreateOptions{})
-		if want := `boats.sea.example.com "late" is forbidden: create not allowed while custom resource definition is terminating`; err == nil || err.Error() != want || !apierrors.IsForbidden(err) {
+		// The condition may be stored a moment before the server itself has seen it.
+		until(t, "objects are still created", func() bool {
+			_, err = boats.Create(ctx, object(t, `{apiVersion: sea.example.com/v1, kind: Boat, metadata: {name: late}, spec: {color: red}}`), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			return err != nil
+		})
+		if want := `boats.sea.example.com "late" is forbidden: create not allowed while custom resource definition is terminating`; err.Error() != want || !apierrors.IsForbidden(err) {
 			t.Errorf("%v\nwant %s", err, want)
 		}
 		var last *unstructured.Unstructured
