@@ -64,6 +64,24 @@ func DecodeStored(k *Kind, data []byte) (Object, error) {
 	return obj, nil
 }
 
+// AsStored is obj as it would be read after it was stored, which is what a dry run promises: protobuf doesn't tell an empty
+// list from none.
+func AsStored(k *Kind, obj Object) (Object, error) {
+	if k.StoredAsJSON || k.ToStored != nil {
+		return obj, nil
+	}
+	data, err := EncodeStored(k, obj)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := DecodeStored(k, data)
+	if err != nil {
+		return nil, err
+	}
+	stored.SetResourceVersion(obj.GetResourceVersion())
+	return stored, nil
+}
+
 // older is the object if it is stored in another version that the kind can read, else nil.
 func older(k *Kind, data []byte) (Object, error) {
 	if k.Older == nil || bytes.HasPrefix(data, envelope) {

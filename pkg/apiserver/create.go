@@ -137,7 +137,8 @@ func (s *server) storeNamed(ctx context.Context, c *call, obj api.Object, option
 			}
 			return nil, nil, err
 		}
-		return nil, obj, rehearse(write, obj, nil)
+		result, err := rehearse(c.kind, write, obj, nil)
+		return nil, result, err
 	}
 	entry, err := s.store.Create(ctx, c.kind, key, obj, write)
 	if apierrors.IsAlreadyExists(err) {
@@ -187,18 +188,18 @@ func (s *server) prepareNew(ctx context.Context, c *call, obj api.Object, option
 	return s.validate(ctx, a)
 }
 
-// rehearse asks the effects of a write that won't happen whether they could.
-func rehearse(w store.Write, obj, old api.Object) error {
+// rehearse asks the effects of a write that won't happen whether they could. It returns what would be stored.
+func rehearse(kind *api.Kind, w store.Write, obj, old api.Object) (api.Object, error) {
 	for _, effect := range w.Effects {
 		e, err := effect(obj, old)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if e.Done != nil {
 			e.Done(0)
 		}
 	}
-	return nil
+	return api.AsStored(kind, obj)
 }
 
 // wipeSystemFields takes from a new object what only the server sets.

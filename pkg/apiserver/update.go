@@ -127,7 +127,10 @@ func (s *server) change(ctx context.Context, c *call, ch change) (entry *store.E
 		return next, err
 	}
 	if ch.dryRun {
-		entry, err = s.rehearseChange(ctx, c, ch, try)
+		var stored api.Object
+		if stored, err = s.rehearseChange(ctx, c, ch, try); err == nil {
+			result = stored
+		}
 	} else {
 		write, werr := s.newWrite(ctx, c, nil)
 		if werr != nil {
@@ -160,7 +163,7 @@ func (s *server) change(ctx context.Context, c *call, ch change) (entry *store.E
 	return nil, result, false, nil
 }
 
-func (s *server) rehearseChange(ctx context.Context, c *call, ch change, try func(api.Object) (api.Object, error)) (*store.Entry, error) {
+func (s *server) rehearseChange(ctx context.Context, c *call, ch change, try func(api.Object) (api.Object, error)) (api.Object, error) {
 	var current api.Object
 	entry, err := s.store.Get(ctx, c.kind, c.key, 0)
 	switch {
@@ -179,7 +182,7 @@ func (s *server) rehearseChange(ctx context.Context, c *call, ch change, try fun
 	if err != nil {
 		return nil, err
 	}
-	return nil, rehearse(write, next, current)
+	return rehearse(c.kind, write, next, current)
 }
 
 // emptied says that obj is only waiting for its deletion.

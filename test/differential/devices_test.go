@@ -87,7 +87,9 @@ func (s *side) deviceStatus(path string) {
 	}
 	wrong := func(status string) { patch("?dryRun=All", status) }
 	const result = `{"request":"r","driver":"d.example.com","pool":"p","device":"d"}`
-	allocated := func(results, more string) string { return `{"allocation":{"devices":{"results":[` + results + `]}}` + more + `}` }
+	allocated := func(results, more string) string {
+		return `{"allocation":{"devices":{"results":[` + results + `]}}` + more + `}`
+	}
 	const user = `{"resource":"pods","name":"p","uid":"u"}`
 	wrong(`{"reservedFor":[` + user + `]}`)
 	wrong(`{"reservedFor":[{"resource":"","name":"","uid":""}]}`)

@@ -21,11 +21,9 @@ func differs(title, exchange, path, kubernetes string) known {
 var differences = []known{
 	differs("Faults of a client", ": (watch with a bad version|update of a bad version|update with first twice at .spec.ports)$", "^status$", "^500 "),
 	differs("Protection of volumes and classes", "^(persistentvolume|volumeattributesclass)", `finalizers`, "-protection"),
-	differs("A deletion with something else in its body", ": delete with a bad body$", "message$", "no kind"),
 	differs("Aggregated roles", "^rights: clusterroles (admin|edit|view)$", `rules$`, "^null$"),
-	differs("Empty lists", "", `\.(items|rules)$`, "^null$"),
+	differs("Empty lists", "", `\.items$`, "^null$"),
 	differs("Empty lists", "^widgets", `metadata\.continue$`, `^""$`),
-	differs("Empty lists", `: (create|update) with (empty list|nothing) at `, `\.(endpoints|ports|limits|names|sources|requests)$`, "^null$"),
 	differs("Bookmarks", ": watch from the start$", `^body\[\d+\]\.object\.(spec\.replicas|metadata\.annotations\..*template\.generation)$`, `^"?0"?$`),
 	differs("Template generations", `^daemonsets.*: (get|list|watch) (a table|tables|metadata)$`, `metadata\.annotations$`, "^absent$"),
 	differs("Broken off", `^jobs.*: (create|update) with nothing at \.spec\.completions$`, "^status$", "^0$"),
