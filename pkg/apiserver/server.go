@@ -134,7 +134,7 @@ func newServer(cfg Config) *server {
 	if collector, ok := cfg.Store.(prometheus.Collector); ok {
 		s.metrics.registry.MustRegister(collector)
 	}
-	s.flow = fair.NewKeeper(cfg.Seats, lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)))
+	s.flow = fair.NewKeeper(cfg.Seats, lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)), s.applyStatus)
 	s.metrics.registry.MustRegister(s.flow)
 	s.discovery = &discovery{server: s}
 	s.serviceAddress = hookclient.Services(lookup.NewStore(cfg.Store, byResource(cfg.Catalogue)))

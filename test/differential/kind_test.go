@@ -26,6 +26,7 @@ func life(sub subject) func(*side) {
 		s.do(call{name: "create for nothing", method: http.MethodPost, path: sub.collection + "?dryRun=All", body: sub.object})
 		s.do(call{name: "create", method: http.MethodPost, path: sub.collection + "?fieldManager=creator", body: sub.object})
 		sub.settle(s)
+		sub.unprotect(s)
 		s.do(call{name: "create again", method: http.MethodPost, path: sub.collection, body: sub.object})
 		sub.reads(s)
 		changed(sub)(s)
@@ -42,13 +43,22 @@ func (sub subject) label() string { return at(sub.object, "metadata", "labels", 
 
 func (sub subject) selector() string { return "labelSelector=app%3D" + sub.label() }
 
-// settle waits for what servers add to objects by themselves.
+// settle waits for the conditions that servers add to objects by themselves.
 func (sub subject) settle(s *side) {
-	if sub.resource == "customresourcedefinitions.apiextensions.k8s.io" {
-		s.eventually(call{name: "established", method: http.MethodGet, path: sub.path()}, func(e exchange) bool {
+	condition := map[string]string{"customresourcedefinitions.apiextensions.k8s.io": "Established", "flowschemas.flowcontrol.apiserver.k8s.io": "Dangling", "apiservices.apiregistration.k8s.io": "Available"}[sub.resource]
+	if condition != "" {
+		s.eventually(call{name: condition, method: http.MethodGet, path: sub.path()}, func(e exchange) bool {
 			conditions, _ := at(e.Body, "status", "conditions").([]any)
-			return strings.Contains(fmt.Sprint(conditions...), "Established")
+			return strings.Contains(fmt.Sprint(conditions...), condition)
 		})
+	}
+}
+
+// unprotect takes the finalizers of volumes and classes away, which would hold them for ever: no controller does.
+func (sub subject) unprotect(s *side) {
+	switch sub.resource {
+	case "persistentvolumes", "persistentvolumeclaims", "volumeattributesclasses.storage.k8s.io":
+		s.send(call{method: http.MethodPatch, path: sub.path(), contentType: mergeType, body: `{"metadata":{"finalizers":null}}`})
 	}
 }
 
@@ -101,7 +111,9 @@ func (sub subject) updates(s *side) {
 	if at(current, "metadata", "name") == nil {
 		return
 	}
-	put("update with nothing changed", "", current)
+	if same := put("update with nothing changed", "", current); at(same, "metadata", "name") != nil {
+		current = same
+	}
 	put("update a label for nothing", "?dryRun=All", with(current, "1", "metadata", "labels", "step"))
 	next := put("update a label", "?fieldManager=updater", with(current, "1", "metadata", "labels", "step"))
 	put("update of an old version", "", with(current, "2", "metadata", "labels", "step"))
@@ -182,6 +194,7 @@ func (sub subject) subresources(s *side) {
 		s.do(call{name: "create " + name, method: http.MethodPost, path: path + "?dryRun=All", body: map[string]any{}})
 		s.do(call{name: "delete " + name, method: http.MethodDelete, path: path + "?dryRun=All"})
 	}
+	sub.settle(s)
 	s.do(call{name: "get after subresources", method: http.MethodGet, path: sub.path()})
 }
 
@@ -210,6 +223,8 @@ func (sub subject) deletes(s *side) {
 		return
 	}
 	s.do(call{name: "create a second time", method: http.MethodPost, path: sub.collection, body: sub.object})
+	sub.settle(s)
+	sub.unprotect(s)
 	s.do(call{name: "delete the collection for nothing", method: http.MethodDelete, path: sub.collection + "?dryRun=All&" + sub.selector()})
 	s.do(call{name: "delete the collection", method: http.MethodDelete, path: sub.collection + "?gracePeriodSeconds=0&" + sub.selector()})
 	s.do(call{name: "delete the second", method: http.MethodDelete, path: sub.path() + "?gracePeriodSeconds=0&propagationPolicy=Background"})

@@ -128,7 +128,7 @@ func checkParamRef(at *field.Path, r *v1.ParamRef) field.ErrorList {
 	if r.ParameterNotFoundAction != nil {
 		action = *r.ParameterNotFoundAction
 	}
-	return append(errs, check.Choice(at.Child("parameterNotFoundAction"), action, v1.AllowAction, v1.DenyAction)...)
+	return append(errs, check.Choice(at.Child("parameterNotFoundAction"), action, v1.DenyAction, v1.AllowAction)...)
 }
 
 // reservedName warns of names that Kubernetes means for policies that are files of a server.

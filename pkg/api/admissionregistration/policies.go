@@ -200,7 +200,11 @@ func (c *policyCheck) annotations(at *field.Path, name string, annotations []v1.
 	keys := map[string]bool{}
 	for i, a := range annotations {
 		at := at.Index(i)
-		errs = append(errs, check.QualifiedName(at.Child("key"), name+"/"+a.Key)...)
+		if name == "" {
+			errs = append(errs, field.Invalid(at.Child("key"), a.Key, "requires metadata.name be non-empty"))
+		} else {
+			errs = append(errs, check.QualifiedName(at.Child("key"), name+"/"+a.Key)...)
+		}
 		switch value := strings.TrimSpace(a.ValueExpression); {
 		case value == "":
 			errs = append(errs, field.Required(at.Child("valueExpression"), "valueExpression is not specified"))

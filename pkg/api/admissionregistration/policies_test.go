@@ -155,7 +155,7 @@ func TestPolicyBindings(t *testing.T) {
 		{"no parameter", func(s *spec) { s.ParamRef = &v1.ParamRef{} }, "spec.paramRef: Required value: one of name or selector must be specified\nspec.paramRef.parameterNotFoundAction: Required value"},
 		{"parameter twice", func(s *spec) {
 			s.ParamRef = &v1.ParamRef{Name: "a/b", Selector: &metav1.LabelSelector{}, ParameterNotFoundAction: ptr.To[v1.ParameterNotFoundActionType]("Shrug")}
-		}, "spec.paramRef.name: Invalid value: \"a/b\": may not contain '/'\nspec.paramRef.name: Forbidden: name and selector are mutually exclusive\nspec.paramRef.selector: Forbidden: name and selector are mutually exclusive\nspec.paramRef.parameterNotFoundAction: Unsupported value: \"Shrug\": supported values: \"Allow\", \"Deny\""},
+		}, "spec.paramRef.name: Invalid value: \"a/b\": may not contain '/'\nspec.paramRef.name: Forbidden: name and selector are mutually exclusive\nspec.paramRef.selector: Forbidden: name and selector are mutually exclusive\nspec.paramRef.parameterNotFoundAction: Unsupported value: \"Shrug\": supported values: \"Deny\", \"Allow\""},
 		{"resources", func(s *spec) { s.MatchResources = podRules("READ") }, `spec.matchResources.resourceRules[0].operations[0]: Unsupported value: "READ"`},
 	} {
 		b := &v1.ValidatingAdmissionPolicyBinding{Spec: spec{PolicyName: "p", ValidationActions: []v1.ValidationAction{"Deny"}}}

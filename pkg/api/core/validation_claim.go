@@ -395,7 +395,7 @@ func sameVolumeAffinity(now, old *corev1.VolumeNodeAffinity) bool {
 		for i := range old.Required.NodeSelectorTerms {
 			terms, before := now.Required.NodeSelectorTerms[i].MatchExpressions, old.Required.NodeSelectorTerms[i].MatchExpressions
 			for j := 0; j < len(before) && j < len(terms); j++ {
-				if stableLabels[before[j].Key] == terms[j].Key && terms[j].Key != "" {
+				if stableLabels[before[j].Key] == terms[j].Key { // an empty key is refused elsewhere
 					before[j].Key = terms[j].Key
 				}
 			}

@@ -24,7 +24,7 @@ func flowSchemaKind() *api.Kind {
 		Validate:            validateFlowSchema,
 		ValidateUpdate:      func(obj, _ api.Object) field.ErrorList { return validateFlowSchema(obj) },
 		NameValidation:      validation.NameIsDNSSubdomain,
-		Subresources:        map[string]*api.Subresource{"status": api.StatusViewWith(prepareSchemaStatus)},
+		Subresources:        map[string]*api.Subresource{"status": {KeepsMeta: true, ValidateUpdate: validateSchemaStatus}},
 		Columns:             flowSchemaColumns,
 		Cells:               flowSchemaCells,
 	})
@@ -38,7 +38,7 @@ func priorityLevelConfigurationKind() *api.Kind {
 		Validate:            validatePriorityLevel,
 		ValidateUpdate:      func(obj, _ api.Object) field.ErrorList { return validatePriorityLevel(obj) },
 		NameValidation:      validation.NameIsDNSSubdomain,
-		Subresources:        map[string]*api.Subresource{"status": api.StatusViewWith(preparePriorityLevelStatus)},
+		Subresources:        map[string]*api.Subresource{"status": {KeepsMeta: true, ValidateUpdate: validatePriorityLevelStatus}},
 		Columns:             priorityLevelColumns,
 		Cells:               priorityLevelCells,
 	})

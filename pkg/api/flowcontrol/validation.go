@@ -32,8 +32,10 @@ func validateFlowSchema(obj api.Object) field.ErrorList {
 		errs = append(errs, field.Invalid(precedence, p, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
 	if m := s.Spec.DistinguisherMethod; m != nil {
-		errs = append(errs, check.OneOf(spec.Child("distinguisherMethod", "type"), m.Type,
-			flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
+		types := []flowcontrolv1.FlowDistinguisherMethodType{flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType}
+		if !slices.Contains(types, m.Type) {
+			errs = append(errs, field.NotSupported(spec.Child("distinguisherMethod", "type"), m, types))
+		}
 	}
 	if level := s.Spec.PriorityLevelConfiguration.Name; level == "" {
 		errs = append(errs, field.Required(spec.Child("priorityLevelConfiguration", "name"), "must reference a priority level"))
@@ -264,6 +266,29 @@ func validateLimited(at *field.Path, l *flowcontrolv1.LimitedPriorityLevelConfig
 			errs = append(errs, field.Invalid(hand, q.HandSize, fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than %d",
 				q.Queues, q.HandSize, shufflesharding.MaxHashBits)))
 		}
+	}
+	return errs
+}
+
+func validateSchemaStatus(obj, _ api.Object) field.ErrorList {
+	return validateConditions(obj.(*flowcontrolv1.FlowSchema).Status.Conditions, func(c flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })
+}
+
+func validatePriorityLevelStatus(obj, _ api.Object) field.ErrorList {
+	return validateConditions(obj.(*flowcontrolv1.PriorityLevelConfiguration).Status.Conditions,
+		func(c flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(c.Type) })
+}
+
+func validateConditions[T any](conditions []T, typeOf func(T) string) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, c := range conditions {
+		at, name := field.NewPath("status", "conditions").Index(i).Child("type"), typeOf(c)
+		if seen[name] {
+			errs = append(errs, field.Duplicate(at, name))
+		}
+		seen[name] = true
+		errs = append(errs, check.Required(at, name)...)
 	}
 	return errs
 }

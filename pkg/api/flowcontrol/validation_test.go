@@ -27,7 +27,7 @@ func TestFlowSchemas(t *testing.T) {
 		"only the schema named 'exempt' may have matchingPrecedence 1": func(s *flowcontrolv1.FlowSchema, _ *flowcontrolv1.PolicyRulesWithSubjects) {
 			s.Spec.MatchingPrecedence = 1
 		},
-		`spec.distinguisherMethod.type: Unsupported value: "x"`: func(s *flowcontrolv1.FlowSchema, _ *flowcontrolv1.PolicyRulesWithSubjects) {
+		`spec.distinguisherMethod.type: Unsupported value: {"type":"x"}`: func(s *flowcontrolv1.FlowSchema, _ *flowcontrolv1.PolicyRulesWithSubjects) {
 			s.Spec.DistinguisherMethod.Type = "x"
 		},
 		"spec.priorityLevelConfiguration.name: Required value: must reference a priority level": func(s *flowcontrolv1.FlowSchema, _ *flowcontrolv1.PolicyRulesWithSubjects) {

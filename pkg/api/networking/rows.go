@@ -83,7 +83,7 @@ func serviceCIDRKind() *api.Kind {
 		ValidateUpdate:      validateServiceCIDRUpdate,
 		UnconditionalUpdate: true,
 		NameValidation:      validation.NameIsDNSSubdomain,
-		Subresources:        map[string]*api.Subresource{"status": api.StatusViewWith(api.KeepMeta)},
+		Subresources:        map[string]*api.Subresource{"status": {KeepsMeta: true}},
 		Columns:             serviceCIDRColumns,
 		Cells:               serviceCIDRCells,
 	})

@@ -159,7 +159,8 @@ func segment(at *field.Path, v string) check.Errors {
 }
 
 func validateAddressUpdate(obj, old api.Object) field.ErrorList {
-	return check.Immutable(specPath.Child("parentRef"), obj.(*networkingv1.IPAddress).Spec.ParentRef, old.(*networkingv1.IPAddress).Spec.ParentRef)
+	changed := check.Immutable(specPath.Child("parentRef"), obj.(*networkingv1.IPAddress).Spec.ParentRef, old.(*networkingv1.IPAddress).Spec.ParentRef)
+	return append(validateAddress(obj), changed...)
 }
 
 func validateServiceCIDR(obj api.Object) field.ErrorList {

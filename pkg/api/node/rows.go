@@ -18,6 +18,7 @@ func Kinds() []*api.Kind {
 func runtimeClassKind() *api.Kind {
 	return api.Define[nodev1.RuntimeClass, nodev1.RuntimeClassList](gv, "runtimeclasses", api.Kind{
 		CreateOnUpdate: true,
+		AnyFinalizer:   true,
 		NameValidation: validation.NameIsDNSSubdomain,
 		Validate:       validateClass,
 		ValidateUpdate: validateClassUpdate,

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"skiff/pkg/api"
@@ -23,7 +24,11 @@ func storageClassCells(obj api.Object) []any {
 		string(ptr.Deref(c.VolumeBindingMode, storagev1.VolumeBindingImmediate)), ptr.Deref(c.AllowVolumeExpansion, false), api.Age(c)}
 }
 
-var volumeAttachmentColumns = api.Columns("Name, Attacher, PV, Node, Attached?, Age")
+var volumeAttachmentColumns = func() []metav1.TableColumnDefinition {
+	columns := api.Columns("Name, Attacher, PV, Node, Attached?, Age")
+	columns[1].Format = "name"
+	return columns
+}()
 
 func volumeAttachmentCells(obj api.Object) []any {
 	a := obj.(*storagev1.VolumeAttachment)
@@ -54,17 +59,6 @@ func csiDriverCells(obj api.Object) []any {
 	}
 	return []any{d.Name, ptr.Deref(d.Spec.AttachRequired, true), ptr.Deref(d.Spec.PodInfoOnMount, false), ptr.Deref(d.Spec.StorageCapacity, false),
 		tokens, ptr.Deref(d.Spec.RequiresRepublish, false), api.OrNone(strings.Join(modes, ",")), api.Age(d)}
-}
-
-var csiCapacityColumns = api.Columns("Name, StorageClassName, Capacity")
-
-func csiCapacityCells(obj api.Object) []any {
-	c := obj.(*storagev1.CSIStorageCapacity)
-	capacity := "<unset>"
-	if c.Capacity != nil {
-		capacity = c.Capacity.String()
-	}
-	return []any{c.Name, c.StorageClassName, capacity}
 }
 
 var volumeAttributesClassColumns = api.Columns("Name, DriverName, Age")

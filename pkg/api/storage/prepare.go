@@ -25,3 +25,13 @@ func prepareDriverUpdate(_ context.Context, obj, old api.Object) {
 		d.Generation = was.Generation + 1
 	}
 }
+
+// driverWarnings: tokens are safer among the secrets of a call than in its plain attributes.
+func driverWarnings(obj, old api.Object) []string {
+	s := &obj.(*storagev1.CSIDriver).Spec
+	if len(s.TokenRequests) == 0 || s.ServiceAccountTokenInSecrets != nil ||
+		old != nil && equality.Semantic.DeepEqual(s.TokenRequests, old.(*storagev1.CSIDriver).Spec.TokenRequests) {
+		return nil
+	}
+	return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
+}

@@ -43,7 +43,7 @@ func volumeAttachmentKind() *api.Kind {
 		Validate:       validateAttachment,
 		ValidateUpdate: validateAttachmentUpdate,
 		NameValidation: validation.NameIsDNSSubdomain,
-		Subresources:   map[string]*api.Subresource{"status": api.StatusViewWith(api.KeepMeta)},
+		Subresources:   map[string]*api.Subresource{"status": {KeepsMeta: true}},
 		Columns:        volumeAttachmentColumns,
 		Cells:          volumeAttachmentCells,
 	})
@@ -68,6 +68,7 @@ func csiDriverKind() *api.Kind {
 		ReturnsDeleted:   true,
 		Validate:         validateDriver,
 		ValidateUpdate:   validateDriverUpdate,
+		Warnings:         driverWarnings,
 		NameValidation:   validation.NameIsDNSSubdomain,
 		Columns:          csiDriverColumns,
 		Cells:            csiDriverCells,
@@ -80,8 +81,6 @@ func csiStorageCapacityKind() *api.Kind {
 		Validate:       validateCapacity,
 		ValidateUpdate: validateCapacityUpdate,
 		NameValidation: validation.NameIsDNSSubdomain,
-		Columns:        csiCapacityColumns,
-		Cells:          csiCapacityCells,
 	})
 }
 

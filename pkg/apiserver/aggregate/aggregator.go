@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/lookup"
@@ -175,7 +176,7 @@ func (a *Aggregator) employ(ctx context.Context, name string, old *Remote, objec
 		w = &worker{stop: stop, poke: make(chan struct{}, 1)}
 		a.workers[name] = w
 		a.working.Go(func() { a.keep(ctx, versionOf(object), w.poke) })
-	} else if old == nil || !equality.Semantic.DeepEqual(old.object.Spec, object.Spec) {
+	} else if old == nil || helper.GetAPIServiceConditionByType(object, v1.Available) == nil || !equality.Semantic.DeepEqual(old.object.Spec, object.Spec) {
 		poke(w.poke)
 	}
 }

@@ -28,6 +28,9 @@ type Objects interface {
 	lookup.Writer
 }
 
+// Apply makes status an owner's in a copy of live, as server-side apply does.
+type Apply func(live api.Object, status any, owner string) (api.Object, error)
+
 var (
 	schemas = flowcontrolv1.SchemeGroupVersion.WithResource("flowschemas").GroupResource()
 	levels  = flowcontrolv1.SchemeGroupVersion.WithResource("prioritylevelconfigurations").GroupResource()
@@ -39,6 +42,7 @@ type Keeper struct {
 	*Scheduler
 	seats   int
 	objects Objects
+	applied Apply
 	current atomic.Pointer[Configuration]
 	metrics metrics
 
@@ -50,9 +54,9 @@ type Keeper struct {
 }
 
 // NewKeeper returns a Keeper of a server with so many seats.
-func NewKeeper(seats int, objects Objects) *Keeper {
+func NewKeeper(seats int, objects Objects, apply Apply) *Keeper {
 	k := &Keeper{
-		seats: seats, objects: objects, metrics: newMetrics(), changed: make(chan struct{}, 1),
+		seats: seats, objects: objects, applied: apply, metrics: newMetrics(), changed: make(chan struct{}, 1),
 		schemas: map[string]*flowcontrolv1.FlowSchema{}, levels: map[string]*flowcontrolv1.PriorityLevelConfiguration{},
 	}
 	initial := compile(seats, suggestedSchemas, bootstrap.SuggestedPriorityLevelConfigurations)
@@ -158,16 +162,12 @@ func (k *Keeper) condition(ctx context.Context, s *flowcontrolv1.FlowSchema, exi
 		if c == nil {
 			return nil, nil
 		}
-		for i := range now.Status.Conditions {
-			if now.Status.Conditions[i].Type == c.Type {
-				now.Status.Conditions[i] = *c
-				return now, nil
-			}
-		}
-		now.Status.Conditions = append(now.Status.Conditions, *c)
-		return now, nil
+		return k.applied(now, &flowcontrolv1.FlowSchemaStatus{Conditions: []flowcontrolv1.FlowSchemaCondition{*c}}, conditionOwner)
 	})
 }
+
+// conditionOwner is what this part of an apiserver calls itself in Kubernetes.
+const conditionOwner = "api-priority-and-fairness-config-consumer-v1"
 
 // keepEvery is how often the objects that must exist are looked after, as in Kubernetes.
 const keepEvery = time.Minute

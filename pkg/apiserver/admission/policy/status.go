@@ -15,8 +15,8 @@ type StatusConfig struct {
 	Checker *TypeChecker
 	Feed    lookup.Feed
 	Writer  lookup.Writer
-	// Track records in next which fields differ from live, under the name of an owner.
-	Track func(live, next api.Object, owner string) api.Object
+	// Apply makes status an owner's in a copy of live, as server-side apply does.
+	Apply func(live api.Object, status any, owner string) (api.Object, error)
 }
 
 // statusOwner is what Kubernetes' controller manager, which does this there, calls itself.
@@ -45,9 +45,8 @@ func (c *StatusConfig) write(ctx context.Context, checked *v1.ValidatingAdmissio
 		if !ok || live.UID != checked.UID || live.Generation != checked.Generation || live.Status.ObservedGeneration >= checked.Generation {
 			return nil, nil // gone, changed, or done by another server
 		}
-		next := live.DeepCopy()
-		next.Status.ObservedGeneration = checked.Generation
-		next.Status.TypeChecking = &v1.TypeChecking{ExpressionWarnings: warnings}
-		return c.Track(live, next, statusOwner), nil
+		return c.Apply(live, &v1.ValidatingAdmissionPolicyStatus{
+			ObservedGeneration: checked.Generation, TypeChecking: &v1.TypeChecking{ExpressionWarnings: warnings},
+		}, statusOwner)
 	})
 }
