@@ -131,8 +131,7 @@ func (c *codec) decode(r *http.Request, d runtime.Decoder, body []byte, gvk sche
 	}
 	if actual.Kind != gvk.Kind {
 		if _, custom := obj.(runtime.Unstructured); custom {
-			return nil, apierrors.NewInvalid(gvk.GroupKind(), obj.(api.Object).GetName(), field.ErrorList{
-				field.Invalid(field.NewPath("kind"), actual.Kind, "must be "+gvk.Kind)})
+			return nil, notOfKind(obj.(api.Object), actual, gvk)
 		}
 		return nil, decodeError(unconvertible(actual, &gvk), gvk, actual, body)
 	}
@@ -141,6 +140,11 @@ func (c *codec) decode(r *http.Request, d runtime.Decoder, body []byte, gvk sche
 			actual.GroupVersion(), gvk.GroupVersion()))
 	}
 	return obj, nil
+}
+
+// notOfKind refuses a custom resource that says to be of another kind.
+func notOfKind(obj api.Object, actual *schema.GroupVersionKind, want schema.GroupVersionKind) error {
+	return apierrors.NewInvalid(actual.GroupKind(), obj.GetName(), field.ErrorList{field.Invalid(field.NewPath("kind"), actual.Kind, "must be "+want.Kind)})
 }
 
 // unconvertible is what Kubernetes says of a body of another kind: it would have

@@ -247,7 +247,7 @@ status: {at: sea}
 			t.Errorf("%v\nwant %s", err, want)
 		}
 		_, err = boats.Create(ctx, object(t, `{apiVersion: sea.example.com/v1, kind: Ship, metadata: {name: b}, spec: {color: red}}`), metav1.CreateOptions{})
-		if want := `Boat.sea.example.com "b" is invalid: kind: Invalid value: "Ship": must be Boat`; err == nil || err.Error() != want {
+		if want := `Ship.sea.example.com "b" is invalid: kind: Invalid value: "Ship": must be Boat`; err == nil || err.Error() != want {
 			t.Errorf("%v\nwant %s", err, want)
 		}
 	})

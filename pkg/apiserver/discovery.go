@@ -147,6 +147,9 @@ func subresourceNames(k *api.Kind) []string {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	if k.Custom != nil {
+		slices.Reverse(names) // Kubernetes has status before scale there, and scale before status of its own kinds
+	}
 	return names
 }
 

@@ -125,6 +125,9 @@ func (s *server) patchObject(r *http.Request, p *patchRequest, current runtime.O
 		Strict: validation != metav1.FieldValidationIgnore,
 		Decode: func(document []byte) (runtime.Object, error) {
 			obj, actual, err := decoder(s.codec.info(runtime.ContentTypeJSON), custom, validation).Decode(document, &gvk, empty())
+			if custom != nil && obj != nil && actual.Kind != gvk.Kind {
+				return nil, notOfKind(obj.(api.Object), actual, gvk)
+			}
 			if obj != nil && *actual != gvk { // with a strict decoding error, too
 				return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v",
 					actual.Kind, actual.Version, gvk.Kind, unconvertible(actual, &gvk)))

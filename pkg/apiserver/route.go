@@ -247,7 +247,9 @@ func (s *server) find(r *http.Request, info *request.Info) (*call, error) {
 	}
 	verbs := kind.ServedVerbs()
 	if info.Subresource != "" {
-		if c.sub = kind.Subresources[info.Subresource]; c.sub == nil {
+		if c.sub = kind.Subresources[info.Subresource]; c.sub == nil && kind.Custom != nil {
+			return nil, apierrors.NewNotFound(kind.GroupResource(), info.Name)
+		} else if c.sub == nil {
 			return nil, notFoundPath()
 		}
 		verbs = c.sub.Verbs
@@ -262,6 +264,8 @@ func (s *server) find(r *http.Request, info *request.Info) (*call, error) {
 	// What is proxied may be any method; Kubernetes has no verb for OPTIONS.
 	proxied := r.Method == http.MethodOptions && info.Subresource == "proxy"
 	switch {
+	case !slices.Contains(verbs, info.Verb) && kind.Custom != nil:
+		return nil, apierrors.NewMethodNotSupported(kind.GroupResource(), info.Verb)
 	case !slices.Contains(verbs, info.Verb) && !proxied,
 		// One can list or watch all namespaces, not write to them.
 		kind.Namespaced && info.Namespace == "" && info.Verb != "list" && info.Verb != "watch",

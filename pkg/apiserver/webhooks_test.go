@@ -123,7 +123,7 @@ func TestMutatingWebhooks(t *testing.T) {
 	}{
 		"no answer":          {func(r *admissionv1.AdmissionReview) { r.Response = nil }, "received invalid webhook response: webhook response was absent"},
 		"another's answer":   {func(r *admissionv1.AdmissionReview) { r.Response.UID = "x" }, `received invalid webhook response: expected response.uid="`},
-		"another version":    {func(r *admissionv1.AdmissionReview) { r.APIVersion = "admission.k8s.io/v2" }, "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got admission.k8s.io/v2, Kind=AdmissionReview"},
+		"another version":    {func(r *admissionv1.AdmissionReview) { r.APIVersion = "admission.k8s.io/v2" }, `failed to call webhook: no kind "AdmissionReview" is registered for version "admission.k8s.io/v2"`},
 		"a patch of no type": {func(r *admissionv1.AdmissionReview) { r.Response.Patch = []byte("[]") }, "received invalid webhook response: webhook returned response.patch but not response.patchType"},
 		"a type of no patch": {func(r *admissionv1.AdmissionReview) { r.Response.PatchType = ptr.To(admissionv1.PatchTypeJSONPatch) }, "received invalid webhook response: webhook returned response.patchType but not response.patch"},
 		"not a patch":        {patch("{"), "received undecodable patch in webhook response: "},
@@ -346,7 +346,7 @@ func TestWebhookService(t *testing.T) {
 	h.answer("/service", allow)
 	for name, want := range map[string]string{
 		"hooks":   fmt.Sprintf(`failed to call webhook: Post "https://hooks.default.svc:%d/service?timeout=10s": tls: failed to verify certificate: x509: certificate is not valid for any names, but wanted to match hooks.default.svc`, port),
-		"missing": fmt.Sprintf(`failed to call webhook: Post "https://missing.default.svc:%d/service?timeout=10s": services "missing" not found`, port),
+		"missing": fmt.Sprintf(`failed to call webhook: Post "https://missing.default.svc:%d/service?timeout=10s": service "missing" not found`, port),
 	} {
 		t.Run(name, func(t *testing.T) {
 			h.validating(t, "by-service", h.hook("/service", "CREATE /v1/configmaps", func(hook *v1.MutatingWebhook) {

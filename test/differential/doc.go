@@ -2,8 +2,8 @@
 // what has to differ (uids, times, revisions, addresses that were given out) is made equal, and the answers are
 // held against each other: status, headers, the whole body.
 //
-// The servers are the caller's. They should be fresh, without controllers, serve the service range 10.96.0.0/16,
-// and take the kubeconfig's user for an administrator:
+// The servers are the caller's. They should be fresh, on this machine (webhooks are this process), without controllers,
+// serve the service range 10.96.0.0/16, and take the kubeconfig's user for an administrator:
 //
 //	DIFFERENTIAL_SKIFF=skiff.kubeconfig DIFFERENTIAL_KUBERNETES=kubernetes.kubeconfig go test -v ./test/differential
 //

@@ -56,6 +56,7 @@ func TestDifferential(t *testing.T) {
 		})
 	}
 	rest := general(run)
+	maps.Copy(rest, denials(t, run))
 	for _, name := range slices.Sorted(maps.Keys(rest)) {
 		sequence(name, rest[name])
 	}

@@ -40,6 +40,9 @@ func (v *version) validate(obj api.Object) field.ErrorList {
 	errs = append(errs, validateScale(v.scale(), u, true)...)
 	errs = append(errs, objectmeta.Validate(nil, u, s.structural, false)...)
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, s.structural, u)...)
+	if obj.GetName() == "" { // which is found elsewhere, and keeps rules from being checked as well
+		return append(errs, s.checkRules(field.ErrorList{field.Required(nil, "")}, u, nil)...)
+	}
 	return append(errs, s.checkRules(errs, u, nil)...)
 }
 

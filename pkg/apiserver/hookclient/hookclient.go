@@ -15,6 +15,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -80,6 +81,9 @@ func New(c *admissionregistrationv1.WebhookClientConfig, services Resolver, code
 func Services(objects lookup.Reader) Resolver {
 	return func(ctx context.Context, namespace, name string, port int32) (string, error) {
 		service, err := lookup.Get[*corev1.Service](ctx, objects, corev1.Resource("services"), namespace, name)
+		if apierrors.IsNotFound(err) {
+			err = apierrors.NewNotFound(corev1.Resource("service"), name) // as Kubernetes has it here
+		}
 		if err != nil {
 			return "", err
 		}

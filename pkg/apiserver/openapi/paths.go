@@ -104,7 +104,9 @@ var (
 	restParam      = param{name: "path", in: "path", kind: "string", required: true, text: "path to the resource"}
 
 	listParams   = paramsOf(metav1.ListOptions{}, "shardSelector")
+	customParams = paramsOf(metav1.ListOptions{}) // of lists: Kubernetes leaves the shard to custom resources
 	selectParams = paramsOf(metav1.ListOptions{}, "shardSelector", "watch", "allowWatchBookmarks")
+	getParams    = paramsOf(metav1.GetOptions{})
 	createParams = paramsOf(metav1.CreateOptions{})
 	updateParams = paramsOf(metav1.UpdateOptions{})
 	patchParams  = paramsOf(metav1.PatchOptions{})
@@ -117,10 +119,10 @@ func nameParam(kind string) param {
 
 // pathsOf are all paths of a kind. own are its definitions, if it brings them along.
 func pathsOf(k *api.Kind, own *api.Definitions) []path {
-	b := &builder{kind: k, gv: k.GroupVersion(), plain: plainTypes, streams: streamTypes, patches: patchTypes}
+	b := &builder{kind: k, gv: k.GroupVersion(), plain: plainTypes, streams: streamTypes, bodies: anyType, patches: patchTypes, lists: listParams}
 	if k.Custom != nil {
 		b.object, b.list = model{name: own.Object}, model{name: own.List}
-		b.plain, b.streams, b.patches = customTypes, customTypes, customPatchTypes
+		b.plain, b.streams, b.bodies, b.patches, b.lists = customTypes, customTypes, customTypes, customPatchTypes, customParams
 	} else {
 		b.object, b.list = of(reflect.TypeOf(k.New()).Elem()), of(typeOf(k.NewList))
 	}
@@ -146,9 +148,10 @@ type builder struct {
 	gv   schema.GroupVersion
 	// object and list are the kind's models; a virtual kind has no list.
 	object, list model
-	// plain are the formats of an object, streams those of a list or a watch, patches those of a patch.
-	plain, streams, patches []string
-	paths                   []path
+	// plain are the formats of an object, streams those of a list or a watch, bodies those of what is sent, patches those of a patch.
+	plain, streams, bodies, patches []string
+	lists                           []param
+	paths                           []path
 }
 
 // root is the path of a group and version.
@@ -205,7 +208,7 @@ func (b *builder) scopeParams(more ...param) []param {
 func (b *builder) op(method, verb, action, text string, answers map[string]model) operation {
 	return operation{
 		method: method, id: verb + groupID(b.gv) + b.scope() + b.kind.Kind, action: action, text: text,
-		kind: b.kind.GroupVersionKind, consumes: anyType, produces: b.plain, answers: answers, tag: tagOf(b.gv),
+		kind: b.kind.GroupVersionKind, consumes: b.bodies, produces: b.plain, answers: answers, tag: tagOf(b.gv),
 	}
 }
 
@@ -214,12 +217,8 @@ func (b *builder) collection() {
 	self, list := b.object, b.list
 	p := path{template: b.base(), params: b.scopeParams()}
 	if k.HasVerb("list") && list != (model{}) {
-		text := "list or watch objects of kind " + k.Kind
-		if !k.HasVerb("watch") {
-			text = "list objects of kind " + k.Kind
-		}
-		o := b.op("get", "list", "list", text, map[string]model{"200": list})
-		o.params, o.produces = listParams, b.streams
+		o := b.op("get", "list", "list", b.listText(), map[string]model{"200": list})
+		o.params, o.produces = b.lists, b.streams
 		p.operations = append(p.operations, o)
 	}
 	if k.HasVerb("create") {
@@ -231,15 +230,30 @@ func (b *builder) collection() {
 		o := b.op("delete", "delete", "deletecollection", "delete collection of "+k.Kind, map[string]model{"200": of(statusType)})
 		o.id = "delete" + groupID(b.gv) + "Collection" + b.scope() + k.Kind
 		o.params, o.body = distinct(deleteParams, selectParams), of(deleteType)
+		if k.Custom != nil {
+			o.params, o.body = b.lists, model{}
+		}
 		p.operations = append(p.operations, o)
 	}
 	b.paths = append(b.paths, p)
 	if k.Namespaced && k.HasVerb("list") && list != (model{}) {
-		o := b.op("get", "list", "list", "list or watch objects of kind "+k.Kind, map[string]model{"200": list})
+		o := b.op("get", "list", "list", b.listText(), map[string]model{"200": list})
 		o.id = "list" + groupID(b.gv) + k.Kind + "ForAllNamespaces"
-		o.produces, o.params = b.streams, listParams
-		b.paths = append(b.paths, path{template: root(b.gv) + "/" + k.Resource, params: []param{pretty}, operations: []operation{o}})
+		o.produces, o.params = b.streams, b.lists
+		p := path{template: root(b.gv) + "/" + k.Resource, params: []param{pretty}}
+		if k.Custom != nil { // Kubernetes has all of them for the path, in order
+			p.params, o.params = distinct(b.lists, p.params), nil
+		}
+		p.operations = []operation{o}
+		b.paths = append(b.paths, p)
 	}
+}
+
+func (b *builder) listText() string {
+	if b.kind.Custom != nil || !b.kind.HasVerb("watch") {
+		return "list objects of kind " + b.kind.Kind
+	}
+	return "list or watch objects of kind " + b.kind.Kind
 }
 
 // article is a kind with the article that its text has.
@@ -298,7 +312,11 @@ func (b *builder) views(verbs []string, body model, what, suffix string) []opera
 		all = append(all, o)
 	}
 	if slices.Contains(verbs, "get") {
-		add(b.op("get", "read", "get", "read "+what, map[string]model{"200": body}))
+		o := b.op("get", "read", "get", "read "+what, map[string]model{"200": body})
+		if b.kind.Custom != nil {
+			o.params = getParams
+		}
+		add(o)
 	}
 	if slices.Contains(verbs, "update") {
 		o := b.op("put", "replace", "put", "replace "+what, map[string]model{"200": body, "201": body})
@@ -308,6 +326,9 @@ func (b *builder) views(verbs []string, body model, what, suffix string) []opera
 	if slices.Contains(verbs, "patch") {
 		o := b.op("patch", "patch", "patch", "partially update "+what, map[string]model{"200": body, "201": body})
 		o.params, o.body, o.consumes = patchParams, patchType, b.patches
+		if b.kind.Custom != nil {
+			delete(o.answers, "201")
+		}
 		add(o)
 	}
 	return all
@@ -323,7 +344,9 @@ func (b *builder) subresource(name string, sub *api.Subresource) {
 		}
 		p.operations = b.views(sub.Verbs, self, name+" of the specified "+k.Kind, title(name))
 		for i := range p.operations {
-			p.operations[i].kind = sub.GroupVersionKind
+			if k.Custom == nil {
+				p.operations[i].kind = sub.GroupVersionKind
+			}
 		}
 		b.paths = append(b.paths, p)
 		return

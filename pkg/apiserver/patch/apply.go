@@ -56,6 +56,9 @@ func (p *Patch) Apply(current runtime.Object) (runtime.Object, []error, error) {
 		return nil, nil, err
 	}
 	obj, err := p.Decode(patched)
+	if apierrors.IsInvalid(err) {
+		return nil, nil, err
+	}
 	if err != nil {
 		strict, ok := runtime.AsStrictDecodingError(err)
 		if !ok {

@@ -39,8 +39,14 @@ func (p *Policies) Mutate(ctx context.Context, r *match.Request) error {
 	if err != nil {
 		return err
 	}
-	var problems []problem
+	var misconfigured, problems []problem
 	for _, c := range calls {
+		if c.err != nil {
+			if !c.ignoresFailures {
+				misconfigured = append(misconfigured, c.misconfigured())
+			}
+			continue
+		}
 		errs, err := p.run(ctx, r, turn, c, namespace)
 		if err != nil {
 			return err
@@ -49,6 +55,7 @@ func (p *Policies) Mutate(ctx context.Context, r *match.Request) error {
 			problems = append(problems, errs...)
 		}
 	}
+	problems = append(misconfigured, problems...)
 	if len(problems) == 0 {
 		return nil
 	}
@@ -64,9 +71,6 @@ type problem struct {
 // run runs the mutations of a policy. One that fails keeps the others from nothing, but what the server
 // itself got wrong, or an object that nobody could store, ends it all.
 func (p *Policies) run(ctx context.Context, r *match.Request, turn *match.Turn, c call, namespace *corev1.Namespace) ([]problem, error) {
-	if c.err != nil {
-		return []problem{c.misconfigured()}, nil
-	}
 	ok, err := c.conditions.Match(ctx, r, c.target, c.params, p.rights)
 	if err != nil {
 		return []problem{c.problem(err)}, nil

@@ -18,15 +18,11 @@ import (
 // parameters are the objects for each of which a bound policy is evaluated. Without a kind or a reference that is once,
 // for nil; none at all is a policy that isn't evaluated.
 func (p *Policies) parameters(ctx context.Context, kind *v1.ParamKind, ref *v1.ParamRef, namespace string) ([]runtime.Object, error) {
-	if kind == nil {
-		return []runtime.Object{nil}, nil
+	row, err := p.paramRow(kind)
+	if err != nil {
+		return nil, err
 	}
-	gvk := schema.FromAPIVersionAndKind(kind.APIVersion, kind.Kind)
-	row := p.config.Catalogue.View().ByKind(gvk)
-	if row == nil || row.Virtual {
-		return nil, fmt.Errorf("failed to find resource referenced by paramKind: '%v'", gvk)
-	}
-	if ref == nil {
+	if row == nil || ref == nil {
 		return []runtime.Object{nil}, nil
 	}
 	in, err := where(row, ref, namespace)
@@ -47,6 +43,19 @@ func (p *Policies) parameters(ctx context.Context, kind *v1.ParamKind, ref *v1.P
 		}
 	}
 	return params, nil
+}
+
+// paramRow is the row of the kind that parameters have; nil if there are none.
+func (p *Policies) paramRow(kind *v1.ParamKind) (*api.Kind, error) {
+	if kind == nil {
+		return nil, nil
+	}
+	gvk := schema.FromAPIVersionAndKind(kind.APIVersion, kind.Kind)
+	row := p.config.Catalogue.View().ByKind(gvk)
+	if row == nil || row.Virtual {
+		return nil, fmt.Errorf("failed to find resource referenced by paramKind: '%v'", gvk)
+	}
+	return row, nil
 }
 
 // where is the namespace in which parameters are looked for.

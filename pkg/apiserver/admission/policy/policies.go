@@ -92,6 +92,9 @@ func (p *Policies) calls(ctx context.Context, r *match.Request, hooks []*hook) [
 		case err == nil:
 			err = h.broken
 		}
+		if err == nil {
+			_, err = p.paramRow(h.params)
+		}
 		if err != nil {
 			calls = append(calls, call{hook: h, err: err})
 			continue

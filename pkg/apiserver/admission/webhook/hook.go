@@ -51,7 +51,7 @@ func newHook(configuration string, index int, h v1.MutatingWebhook, services hoo
 	}
 	compiled.conditions = sync.OnceValue(func() *match.Conditions { return match.CompileConditions(h.MatchConditions, h.FailurePolicy, false) })
 	compiled.client = sync.OnceValues(func() (*rest.RESTClient, error) {
-		return hookclient.New(&h.ClientConfig, services, api.Codecs.WithoutConversion())
+		return hookclient.New(&h.ClientConfig, services, reviews)
 	})
 	for _, b := range before {
 		if equality.Semantic.DeepEqual(b.ClientConfig, h.ClientConfig) {
@@ -147,16 +147,11 @@ func (h *hook) ask(ctx context.Context, r *match.Request, seen *view, mutating b
 			request.Timeout(left)
 		}
 	}
-	result := request.Do(ctx)
-	if err := result.Error(); err != nil {
+	review := newReview(h.version)
+	if err := request.Do(ctx).Into(review); err != nil {
 		return fail("failed to call webhook: %w", err)
 	}
-	text, _ := result.Raw()
-	var review admissionv1.AdmissionReview
-	if err := json.Unmarshal(text, &review); err != nil {
-		return fail("failed to call webhook: %w", err)
-	}
-	a, err := read(&review, h.version, id, mutating)
+	a, err := read(review, id, mutating)
 	if err != nil {
 		return fail("received invalid webhook response: %w", err)
 	}
@@ -213,6 +208,9 @@ func patched(seen *view, patch jsonpatch.Patch) (runtime.Object, error) {
 	}
 	into := reflect.New(reflect.TypeOf(seen.object).Elem()).Interface().(runtime.Object)
 	next, _, err := api.JSON.Decode(document, nil, into)
+	if err == nil && next.GetObjectKind().GroupVersionKind().Kind == "" { // which the patch took away
+		next.GetObjectKind().SetGroupVersionKind(seen.object.GetObjectKind().GroupVersionKind())
+	}
 	return next, err
 }
 

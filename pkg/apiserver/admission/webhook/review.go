@@ -8,9 +8,11 @@ import (
 	"reflect"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	admissionv1beta1 "k8s.io/api/admission/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
@@ -72,24 +74,53 @@ type answer struct {
 	annotations map[string]string
 }
 
+// reviews reads what webhooks answer, with what Kubernetes says of answers that are none.
+var reviews = func() runtime.NegotiatedSerializer {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(admissionv1.AddToScheme(scheme), admissionv1beta1.AddToScheme(scheme)); err != nil {
+		panic(err)
+	}
+	return serializer.NegotiatedSerializerWrapper(runtime.SerializerInfo{
+		Serializer: serializer.NewCodecFactory(scheme).LegacyCodec(admissionv1.SchemeGroupVersion, admissionv1beta1.SchemeGroupVersion),
+	})
+}()
+
+func newReview(version string) runtime.Object {
+	if version == admissionv1beta1.SchemeGroupVersion.Version {
+		return &admissionv1beta1.AdmissionReview{}
+	}
+	return &admissionv1.AdmissionReview{}
+}
+
 // read takes an answer apart. That it is well-formed was not asked for in v1beta1.
-func read(review *admissionv1.AdmissionReview, version string, id types.UID, mutating bool) (*answer, error) {
-	r := review.Response
+func read(review runtime.Object, id types.UID, mutating bool) (*answer, error) {
+	if old, ok := review.(*admissionv1beta1.AdmissionReview); ok {
+		return readOld(old.Response, mutating)
+	}
+	now := review.(*admissionv1.AdmissionReview)
+	r := now.Response
 	if r == nil {
-		return nil, errors.New("webhook response was absent")
+		return nil, errAbsent
+	}
+	if err := wellFormed(now, id, mutating); err != nil {
+		return nil, err
 	}
 	a := &answer{allowed: r.Allowed, result: r.Result, warnings: r.Warnings, annotations: r.AuditAnnotations}
-	if version == "v1" {
-		if err := wellFormed(review, id, mutating); err != nil {
-			return nil, err
-		}
+	if mutating && len(r.Patch) > 0 {
+		a.patch, a.patchType = r.Patch, *r.PatchType
 	}
-	if !mutating || len(r.Patch) == 0 {
-		return a, nil
+	return a, nil
+}
+
+var errAbsent = errors.New("webhook response was absent")
+
+func readOld(r *admissionv1beta1.AdmissionResponse, mutating bool) (*answer, error) {
+	if r == nil {
+		return nil, errAbsent
 	}
-	a.patch, a.patchType = r.Patch, admissionv1.PatchTypeJSONPatch
-	if version == "v1" {
-		a.patchType = *r.PatchType
+	a := &answer{allowed: r.Allowed, result: r.Result, warnings: r.Warnings, annotations: r.AuditAnnotations}
+	if mutating && len(r.Patch) > 0 {
+		a.patch, a.patchType = r.Patch, admissionv1.PatchTypeJSONPatch
 	}
 	return a, nil
 }
