@@ -65,9 +65,16 @@ func DecodeStored(k *Kind, data []byte) (Object, error) {
 }
 
 // AsStored is obj as it would be read after it was stored, which is what a dry run promises: protobuf doesn't tell an empty
-// list from none.
+// list from none, and another version may not hold everything.
 func AsStored(k *Kind, obj Object) (Object, error) {
-	if k.StoredAsJSON || k.ToStored != nil {
+	if k.ToStored != nil {
+		stored, err := k.ToStored(obj)
+		if err != nil {
+			return nil, err
+		}
+		return k.FromStored(stored)
+	}
+	if k.StoredAsJSON {
 		return obj, nil
 	}
 	data, err := EncodeStored(k, obj)

@@ -239,9 +239,17 @@ func (w *write) object(e *Entry) (api.Object, error) {
 	}
 	obj, err := e.As(w.kind)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, internal(err)
 	}
 	return obj, nil
+}
+
+// internal is an error of this server, unless it has a status already (conversions that fail).
+func internal(err error) error {
+	if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+		return err
+	}
+	return apierrors.NewInternalError(err)
 }
 
 // check compares the client's preconditions with the current object. modified is what an update says of a
@@ -271,7 +279,7 @@ func (w *write) check(current api.Object, modified string) error {
 func (w *write) put(ctx context.Context, obj, old api.Object, replaced *Entry) (*Entry, *mvccpb.KeyValue, error) {
 	plain, stored, err := w.codec.encode(w.kind, obj)
 	if err != nil {
-		return nil, nil, apierrors.NewInternalError(err)
+		return nil, nil, internal(err)
 	}
 	var revision int64
 	if replaced != nil {

@@ -24,6 +24,7 @@ func denials(t *testing.T, run string) map[string]func(*side) {
 	return map[string]func(*side){
 		"denials by webhooks":             func(s *side) { webhooks(s, run, hooks, "Validating", validatingHooks) },
 		"changes by webhooks":             func(s *side) { webhooks(s, run, hooks, "Mutating", mutatingHooks) },
+		"conversions by webhooks":         func(s *side) { conversions(s, run, hooks) },
 		"denials by policies":             func(s *side) { policies(s, run, "Validating", validatingPolicies) },
 		"changes by policies":             func(s *side) { policies(s, run, "Mutating", mutatingPolicies) },
 		"policies that are no policies":   func(s *side) { malformed(s, run, "Validating", malformedValidating) },
@@ -38,26 +39,15 @@ type hookCase struct {
 	more  map[string]any // fields of the webhook
 }
 
-// send answers; a reply that is no review may begin with a status: "500 text".
-func (c hookCase) send(w http.ResponseWriter, uid string) {
-	var status int
-	var text string
-	body := strings.ReplaceAll(c.reply, "UID", uid)
-	if n, _ := fmt.Sscanf(body, "%d %s", &status, &text); n == 2 {
-		w.Header().Set("Location", "/ready")
-		w.WriteHeader(status)
-		body = strings.TrimPrefix(body, fmt.Sprint(status)+" ")
-	} else if strings.HasPrefix(body, `"`) {
-		body = fmt.Sprintf(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":%q,%s}}`, uid, body)
-	}
-	_, _ = io.WriteString(w, body)
-}
-
 // hook answers for the webhook that the path names.
 func hook(w http.ResponseWriter, r *http.Request) {
 	var review map[string]any
 	if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if review["kind"] == "ConversionReview" {
+		convert(w, review)
 		return
 	}
 	for _, c := range slices.Concat(validatingHooks, mutatingHooks) {
@@ -68,7 +58,7 @@ func hook(w http.ResponseWriter, r *http.Request) {
 			<-r.Context().Done()
 			return
 		}
-		c.send(w, fmt.Sprint(at(review, "request", "uid")))
+		send(w, c.reply, "admission.k8s.io/v1", "AdmissionReview", fmt.Sprint(at(review, "request", "uid")))
 		return
 	}
 	http.NotFound(w, r)

@@ -45,7 +45,7 @@ func definitionKind() *api.Kind {
 		PrepareForCreate: func(_ context.Context, obj api.Object) { rememberStored(obj) },
 		PrepareForUpdate: func(_ context.Context, obj, _ api.Object) { rememberStored(obj) },
 		PrepareForDelete: prepareForDelete,
-		NameValidation:   api.PathSegment,
+		NameValidation:   func(string, bool) []string { return nil }, // validate looks at names
 		Validate:         validate,
 		ValidateUpdate:   validateUpdate,
 		Warnings:         warnings,

@@ -59,11 +59,11 @@ func validateChange(obj, old api.Object, check func(crd, before *apiextensions.C
 	return own(check(crd, before))
 }
 
-// own leaves out what [api.ValidateMeta] says already: of metadata, only the name and the annotation of approval
+// own leaves out what [api.ValidateMeta] says already: of metadata, only names and the annotation of approval
 // have rules of their own here.
 func own(errs field.ErrorList) field.ErrorList {
 	return slices.DeleteFunc(errs, func(e *field.Error) bool {
-		named := e.Field == "metadata.name" && e.Type != field.ErrorTypeRequired
+		named := (e.Field == "metadata.name" || e.Field == "metadata.generateName") && e.Type != field.ErrorTypeRequired
 		return strings.HasPrefix(e.Field, "metadata.") && !named && !strings.Contains(e.Field, crdv1.KubeAPIApprovedAnnotation)
 	})
 }

@@ -100,7 +100,7 @@ func establish(crd *crdv1.CustomResourceDefinition, serving bool) {
 	case old != nil && old.Status == crdv1.ConditionTrue:
 		return
 	case !apihelpers.IsCRDConditionTrue(crd, crdv1.NamesAccepted):
-		if old != nil {
+		if old != nil || apihelpers.FindCRDCondition(crd, crdv1.NamesAccepted) == nil { // or names were accepted before, and somebody took that away
 			return
 		}
 	case !soundCABundle(crd):

@@ -1,6 +1,7 @@
 package crd
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 
@@ -10,6 +11,7 @@ import (
 
 	"skiff/pkg/api"
 	"skiff/pkg/apiserver/hookclient"
+	"skiff/pkg/apiserver/request"
 )
 
 // converter makes objects of another version. It may change the object given, which is of a
@@ -53,7 +55,7 @@ func (d *definition) convert(obj api.Object, version string) (api.Object, error)
 	}
 	out, err := d.converter.convert(u, to)
 	if err != nil {
-		return nil, err
+		return nil, request.Plain(errors.New(err.Error())) // without the status that a webhook has answered
 	}
 	_, err = d.coerce(out, coercion{})
 	return out, err

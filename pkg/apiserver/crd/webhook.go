@@ -8,6 +8,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	crdv1beta1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -18,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/rest"
 
-	"skiff/pkg/api"
 	"skiff/pkg/apiserver/hookclient"
 )
 
@@ -41,7 +41,7 @@ func newWebhook(crd *crdv1.CustomResourceDefinition, services hookclient.Resolve
 	var err error
 	w.client, err = hookclient.New(&admissionregistrationv1.WebhookClientConfig{
 		URL: where.URL, Service: (*admissionregistrationv1.ServiceReference)(where.Service), CABundle: where.CABundle,
-	}, services, api.Codecs.WithoutConversion())
+	}, services, reviews)
 	if err != nil {
 		return nil, fmt.Errorf("conversion_webhook_for_%s: %w", crd.Name, err)
 	}
@@ -94,23 +94,36 @@ func (w *webhook) ask(u *unstructured.Unstructured, to schema.GroupVersion) ([]r
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), hookclient.Timeout)
 	defer cancel()
-	text, err := w.client.Post().SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(ctx).Raw()
-	if err != nil {
+	call := w.client.Post().SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(ctx)
+	if w.version == crdv1beta1.SchemeGroupVersion.Version {
+		review := &crdv1beta1.ConversionReview{}
+		if err := call.Into(review); err != nil {
+			return nil, err
+		}
+		return converted((*crdv1.ConversionResponse)(review.Response))
+	}
+	review := &crdv1.ConversionReview{}
+	if err := call.Into(review); err != nil {
 		return nil, err
 	}
-	var review crdv1.ConversionReview
-	if err := json.Unmarshal(text, &review); err != nil {
-		return nil, err
-	}
-	if w.version == "v1" && review.TypeMeta != kind {
+	switch {
+	case review.TypeMeta != kind:
 		return nil, fmt.Errorf("expected webhook response of %v, got %v", kind.GroupVersionKind(), review.GroupVersionKind())
+	case review.Response != nil && review.Response.UID != id:
+		return nil, fmt.Errorf("expected response.uid=%q, got %q", id, review.Response.UID)
 	}
-	answer := review.Response
+	return converted(review.Response)
+}
+
+// reviews reads what webhooks answer.
+var reviews = hookclient.Reviews(map[schema.GroupVersion]func(*runtime.Scheme) error{
+	crdv1.SchemeGroupVersion: crdv1.AddToScheme, crdv1beta1.SchemeGroupVersion: crdv1beta1.AddToScheme,
+})
+
+func converted(answer *crdv1.ConversionResponse) ([]runtime.RawExtension, error) {
 	switch {
 	case answer == nil:
 		return nil, errors.New("no response provided")
-	case w.version == "v1" && answer.UID != id:
-		return nil, fmt.Errorf("expected response.uid=%q, got %q", id, answer.UID)
 	case answer.Result.Status == metav1.StatusSuccess:
 		return answer.ConvertedObjects, nil
 	case answer.Result.Message != "":

@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,6 +19,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
@@ -75,6 +80,16 @@ func New(c *admissionregistrationv1.WebhookClientConfig, services Resolver, code
 		Proxy: http.ProxyFromEnvironment, TLSClientConfig: secure, DialContext: dial,
 		TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second,
 	}})
+}
+
+// Reviews reads what webhooks answer in these versions, with what Kubernetes says of answers that are none.
+func Reviews(versions map[schema.GroupVersion]func(*runtime.Scheme) error) runtime.NegotiatedSerializer {
+	scheme := runtime.NewScheme()
+	for _, add := range versions {
+		utilruntime.Must(add(scheme))
+	}
+	codec := serializer.NewCodecFactory(scheme).LegacyCodec(slices.Collect(maps.Keys(versions))...)
+	return serializer.NegotiatedSerializerWrapper(runtime.SerializerInfo{Serializer: codec})
 }
 
 // Services finds services as this server reaches them: by their cluster IP.

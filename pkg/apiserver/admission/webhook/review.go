@@ -12,12 +12,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 
 	"skiff/pkg/apiserver/admission/match"
+	"skiff/pkg/apiserver/hookclient"
 )
 
 // view is a request as it looks at a target. It may be read concurrently.
@@ -74,16 +75,10 @@ type answer struct {
 	annotations map[string]string
 }
 
-// reviews reads what webhooks answer, with what Kubernetes says of answers that are none.
-var reviews = func() runtime.NegotiatedSerializer {
-	scheme := runtime.NewScheme()
-	if err := errors.Join(admissionv1.AddToScheme(scheme), admissionv1beta1.AddToScheme(scheme)); err != nil {
-		panic(err)
-	}
-	return serializer.NegotiatedSerializerWrapper(runtime.SerializerInfo{
-		Serializer: serializer.NewCodecFactory(scheme).LegacyCodec(admissionv1.SchemeGroupVersion, admissionv1beta1.SchemeGroupVersion),
-	})
-}()
+// reviews reads what webhooks answer.
+var reviews = hookclient.Reviews(map[schema.GroupVersion]func(*runtime.Scheme) error{
+	admissionv1.SchemeGroupVersion: admissionv1.AddToScheme, admissionv1beta1.SchemeGroupVersion: admissionv1beta1.AddToScheme,
+})
 
 func newReview(version string) runtime.Object {
 	if version == admissionv1beta1.SchemeGroupVersion.Version {
