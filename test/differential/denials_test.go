@@ -27,6 +27,8 @@ func denials(t *testing.T, run string) map[string]func(*side) {
 		"conversions by webhooks":         func(s *side) { conversions(s, run, hooks) },
 		"denials by policies":             func(s *side) { policies(s, run, "Validating", validatingPolicies) },
 		"changes by policies":             func(s *side) { policies(s, run, "Mutating", mutatingPolicies) },
+		"denials of custom resources":     func(s *side) { policiesOfCustom(s, run, "Validating") },
+		"changes of custom resources":     func(s *side) { policiesOfCustom(s, run, "Mutating") },
 		"policies that are no policies":   func(s *side) { malformed(s, run, "Validating", malformedValidating) },
 		"mutations that are no mutations": func(s *side) { malformed(s, run, "Mutating", malformedMutating) },
 	}

@@ -8,8 +8,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -141,6 +143,9 @@ func (r *Request) Replace(t *Target, obj runtime.Object) (changed bool, err erro
 		return false, fmt.Errorf("a %s has no object to be changed", r.Operation)
 	}
 	if got := obj.GetObjectKind().GroupVersionKind(); got != t.Kind {
+		if u, custom := obj.(*unstructured.Unstructured); custom && got.Kind != t.Kind.Kind {
+			return false, apierrors.NewInvalid(got.GroupKind(), u.GetName(), field.ErrorList{field.Invalid(field.NewPath("kind"), got.Kind, "must be "+t.Kind.Kind)})
+		}
 		return false, fmt.Errorf("expected an object of %v, got %v", t.Kind, got)
 	}
 	if err := complete(obj, t); err != nil {
