@@ -33,7 +33,7 @@ var differences = []known{
 	differs("Slips", "^persistentvolumeclaims: update with nothing changed$", "resourceVersion$", "a new version"),
 	differs("Types of policies", "^validatingadmissionpolicies", `status\.(observedGeneration|typeChecking)$|managedFields$|resourceVersion$`, ""),
 	differs("Types of policies", "^validatingadmissionpolicies[^:]*: watch$", "^body$", ""),
-	differs("Definitions go at once", "^customresourcedefinitions[^:]*: (get what is being deleted|delete in the foreground again|add a finalizer too late)$", "^status$", "^(200|422)"),
+	differs("Definitions go at once", "^customresourcedefinitions[^:]*: (get what is being deleted|delete in the foreground again|add a finalizer too late|take the finalizers away)$", "^status$", "^(200|422)"),
 	differs("Definitions go at once", "^customresourcedefinitions[^:]*: watch$", "^body$", ""),
 	differs("Empty lists", "^(widgets|conversions)", `metadata\.continue$`, `^""$`),
 	differs("Bookmarks", ": watch from the start$", `^body\[\d+\]\.object\.(spec\.replicas|metadata\.annotations\..*template\.generation)$`, `^"?0"?$`),

@@ -165,6 +165,9 @@ func (s *side) undefine(run string) {
 	path := "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets." + run + ".example.com"
 	s.send(call{method: http.MethodDelete, path: path})
 	s.eventually(call{name: "undefined", method: http.MethodGet, path: path}, func(e exchange) bool { return e.Status == http.StatusNotFound })
+	s.eventually(call{name: "undescribed", method: http.MethodGet, path: "/openapi/v3"}, func(e exchange) bool {
+		return !strings.Contains(fmt.Sprint(e.Body), "/"+run+".example.com/")
+	})
 }
 
 // bounds are what limit ranges and quotas set.

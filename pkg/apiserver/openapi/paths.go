@@ -336,7 +336,11 @@ func (b *builder) views(verbs []string, body model, what, suffix string) []opera
 
 func (b *builder) subresource(name string, sub *api.Subresource) {
 	k := b.kind
-	p := path{template: b.base() + "/{name}/" + name, params: b.scopeParams(nameParam(sub.Kind))}
+	named := sub.Kind
+	if k.Custom != nil {
+		named = k.Kind
+	}
+	p := path{template: b.base() + "/{name}/" + name, params: b.scopeParams(nameParam(named))}
 	self := b.object
 	if !sub.Action {
 		if sub.New != nil {
