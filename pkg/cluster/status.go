@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -38,6 +39,8 @@ type NodeStatus struct {
 	Pid int
 	// State is "Ready", "Stopped", or why it is neither.
 	State string
+	// Pressures are what the node says that it has too little of: "DiskPressure", ….
+	Pressures []string
 	// Down are the node's processes that are not running at the moment, a note behind the name of some.
 	Down []string
 	// APIServer and Member are why a master's own apiserver and etcd member don't work; empty when they do.
@@ -87,6 +90,9 @@ func (s *Status) Causes() []string {
 	for _, n := range s.Nodes {
 		if n.Pid != 0 && s.API == "" && n.State != "Ready" {
 			add("node %s is %s", n.Name, n.State)
+		}
+		if len(n.Pressures) > 0 {
+			add("node %s takes no more pods: it reports %s", n.Name, strings.Join(n.Pressures, " and "))
 		}
 	}
 	return causes
@@ -154,10 +160,10 @@ func GetStatus(ctx context.Context, name string) (*Status, error) {
 	for _, n := range s.Nodes {
 		status.Nodes = append(status.Nodes, NodeStatus{Node: n, Pid: runningInit(l, n.Name)})
 	}
-	states := map[string]string{}
+	nodes := map[string]*corev1.Node{}
 	var all sync.WaitGroup
 	all.Go(func() {
-		if err := status.askAPI(ctx, l, states); err != nil {
+		if err := status.askAPI(ctx, l, nodes); err != nil {
 			status.API = err.Error()
 		}
 	})
@@ -175,22 +181,39 @@ func GetStatus(ctx context.Context, name string) (*Status, error) {
 	all.Go(func() { status.askEtcd(ctx, l) })
 	all.Wait()
 	for i := range status.Nodes {
-		status.Nodes[i].State = stateOf(&status.Nodes[i], status.API, states)
+		n := &status.Nodes[i]
+		n.State = stateOf(n, status.API, nodes[n.Name])
+		n.Pressures = pressures(nodes[n.Name])
 	}
 	return status, nil
 }
 
-func stateOf(n *NodeStatus, api string, states map[string]string) string {
-	switch state := states[n.Name]; {
+func stateOf(n *NodeStatus, api string, node *corev1.Node) string {
+	switch {
 	case n.Pid == 0:
 		return "Stopped"
 	case api != "":
 		return "Running"
-	case state == "":
+	case node == nil:
 		return "not registered"
-	default:
-		return state
 	}
+	if why := notReady(node); why != "" {
+		return "NotReady: " + why
+	}
+	return "Ready"
+}
+
+func pressures(node *corev1.Node) []string {
+	if node == nil {
+		return nil
+	}
+	var names []string
+	for _, c := range node.Status.Conditions {
+		if strings.HasSuffix(string(c.Type), "Pressure") && c.Status == corev1.ConditionTrue {
+			names = append(names, string(c.Type))
+		}
+	}
+	return names
 }
 
 func down(s *Spec, l layout, n Node) []string {
@@ -207,7 +230,7 @@ func down(s *Spec, l layout, n Node) []string {
 }
 
 // askAPI asks at the cluster's address, as its users do.
-func (s *Status) askAPI(ctx context.Context, l layout, states map[string]string) error {
+func (s *Status) askAPI(ctx context.Context, l layout, found map[string]*corev1.Node) error {
 	api, err := connectAPI(l)
 	if err != nil {
 		return err
@@ -219,11 +242,7 @@ func (s *Status) askAPI(ctx context.Context, l layout, states map[string]string)
 		return fmt.Errorf("the API does not answer at %s: %s", s.Spec.Server(), strings.TrimSpace(err.Error()))
 	}
 	for i := range nodes.Items {
-		state := "Ready"
-		if why := notReady(&nodes.Items[i]); why != "" {
-			state = "NotReady: " + why
-		}
-		states[nodes.Items[i].Name] = state
+		found[nodes.Items[i].Name] = &nodes.Items[i]
 	}
 	leases, err := api.CoordinationV1().Leases(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 	if err != nil {

@@ -29,6 +29,8 @@ func TestCauses(t *testing.T) {
 			"the virtual address 10.89.0.2 is on a-master-1 and a-master-2 at the same time"},
 		{"a node is cut off", func(s *Status) { s.Nodes[3].State = "NotReady: Kubelet stopped posting node status." },
 			"node a-worker-1 is NotReady: Kubelet stopped posting node status."},
+		{"a disk is full", func(s *Status) { s.Nodes[3].Pressures = []string{"DiskPressure"} },
+			"node a-worker-1 takes no more pods: it reports DiskPressure"},
 	} {
 		spec, err := NewSpec(Options{Name: "a", Masters: 3, Workers: 1}, nil)
 		if err != nil {
