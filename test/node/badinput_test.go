@@ -59,8 +59,6 @@ func TestBadInput(t *testing.T) {
 			413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728"},
 		"unknown resource": {"GET", "/api/v1/namespaces/" + ns + "/gizmos", "", "",
 			404, "NotFound", "the server could not find the requested resource"},
-		"unknown group": {"GET", "/apis/nobody.example.com/v1/gizmos", "", "",
-			404, "NotFound", "the server could not find the requested resource"},
 		"no such method": {"PATCH", configMaps, "application/merge-patch+json", "{}",
 			405, "MethodNotAllowed", "the server does not allow this method on the requested resource"},
 		"unknown media type": {"POST", configMaps, "text/csv", "a,b",
