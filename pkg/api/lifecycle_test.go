@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"testing"
 
@@ -15,6 +16,7 @@ func TestCustomResources(t *testing.T) {
 	k := DefineCustom(schema.GroupVersionKind{Group: "x", Version: "v1", Kind: "X"}, "xs", Kind{
 		HasGeneration: true,
 		Subresources:  map[string]*Subresource{"status": StatusView()},
+		Custom:        &Custom{},
 	})
 	if k.StoragePath != "x/xs" || k.Singular != "x" || k.NewList().GetObjectKind().GroupVersionKind().Kind != "XList" {
 		t.Errorf("%+v", k)
@@ -64,6 +66,12 @@ func TestCustomResources(t *testing.T) {
 	}
 	if again := load(string(value)); again.GetName() != "a" || again.Object["data"] != int64(5) {
 		t.Errorf("stored %s", value)
+	}
+
+	// The definition stores another version by now.
+	status.SetAPIVersion("x/v0")
+	if value, err := EncodeStored(k, status); err != nil || !bytes.Contains(value, []byte(`"apiVersion":"x/v0"`)) {
+		t.Errorf("an object of v0 is stored as %s, %v", value, err)
 	}
 }
 

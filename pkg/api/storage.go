@@ -17,6 +17,9 @@ var envelope = []byte("k8s\x00")
 // EncodeStored encodes obj, which is of k's stored version, as etcd holds it: with apiVersion and
 // kind, without resourceVersion (that is the key's revision). obj is changed during the call and
 // then restored, so nobody else may use it meanwhile.
+//
+// A custom resource is stored as what it says it is: while its definition is being replaced by one that stores another version, it
+// may have been made by the old one, and under the new version's name it would lose its fields.
 func EncodeStored(k *Kind, obj Object) ([]byte, error) {
 	revision, link, gvk := obj.GetResourceVersion(), obj.GetSelfLink(), obj.GetObjectKind().GroupVersionKind()
 	defer func() {
@@ -26,7 +29,9 @@ func EncodeStored(k *Kind, obj Object) ([]byte, error) {
 	}()
 	obj.SetResourceVersion("")
 	obj.SetSelfLink("")
-	obj.GetObjectKind().SetGroupVersionKind(k.envelopeKind())
+	if stored := k.envelopeKind(); k.Custom == nil || gvk.GroupKind() != stored.GroupKind() || gvk.Version == "" {
+		obj.GetObjectKind().SetGroupVersionKind(stored)
+	}
 
 	var out bytes.Buffer
 	var codec runtime.Encoder = Protobuf

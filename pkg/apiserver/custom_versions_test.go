@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
 
 	"skiff/pkg/api"
 	"skiff/pkg/api/catalogue"
@@ -417,4 +418,60 @@ func TestTwoServers(t *testing.T) {
 		code, _, _ := raw(t, b.instance, "GET", "/apis/test.example.com", "", "")
 		return code == 404
 	})
+}
+
+// While a definition changes the version that is stored, again and again, objects are made: each keeps what is in it.
+func TestStorageVersionChangesUnderWrites(t *testing.T) {
+	c := startCustom(t)
+	h := startHook(t, c)
+	c.define(t, hosts(fmt.Sprintf(`{strategy: Webhook, webhook: {clientConfig: {url: %q, caBundle: %s}, conversionReviewVersions: [v1]}}`, h.url, h.ca)))
+	ctx := limited(t)
+	v1 := c.of("test.example.com", "v1", "hosts", "default")
+	changing := make(chan error, 1)
+	over := make(chan struct{})
+	go func() {
+		definitions := c.crds.ApiextensionsV1().CustomResourceDefinitions()
+		for range 30 {
+			err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+				crd, err := definitions.Get(ctx, "hosts.test.example.com", metav1.GetOptions{})
+				if err != nil {
+					return err
+				}
+				for i := range crd.Spec.Versions {
+					crd.Spec.Versions[i].Storage = !crd.Spec.Versions[i].Storage
+				}
+				_, err = definitions.Update(ctx, crd, metav1.UpdateOptions{})
+				return err
+			})
+			if err != nil {
+				changing <- err
+				break
+			}
+		}
+		close(over)
+	}()
+	made := 0
+	for done := false; !done; made++ {
+		select {
+		case <-over:
+			done = true
+		default:
+		}
+		u := object(t, fmt.Sprintf(`{apiVersion: test.example.com/v1, kind: Host, metadata: {name: h%d}, hostPort: "h:%d"}`, made, made))
+		if _, err := v1.Create(ctx, u, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err := <-changing:
+		t.Fatal(err)
+	default:
+	}
+	for i := range made {
+		got, err := v1.Get(ctx, fmt.Sprintf("h%d", i), metav1.GetOptions{})
+		if want := fmt.Sprintf("h:%d", i); err != nil || got.Object["hostPort"] != want {
+			t.Errorf("%v: %v, want %s", err, got, want)
+		}
+	}
+	t.Logf("%d objects", made)
 }
