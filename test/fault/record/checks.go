@@ -52,7 +52,8 @@ func CheckWatch(operations []Operation, events []Event) error {
 }
 
 // CheckPods looks at the events of a namespace's pods: each is bound once, and no
-// replica set ever has more pods than it wants, as it would if two controllers worked.
+// replica set is left with more pods than it wants. For a moment it may have: a controller that never got the answer to
+// a creation creates another pod, in Kubernetes as well, and takes one away when it sees both.
 func CheckPods(events []Event, wanted int) error {
 	nodes := map[string]string{}            // by uid
 	living := map[string]map[string]Event{} // by owner and uid
@@ -72,8 +73,10 @@ func CheckPods(events []Event, wanted int) error {
 			continue
 		}
 		living[owner][uid] = e
-		if n := len(living[owner]); owner != "" && n > wanted && e.Type == watch.Added {
-			wrong = append(wrong, fmt.Errorf("replica set %s has %d pods, wanted are %d: %s", owner, n, wanted, summary(living[owner])))
+	}
+	for owner, pods := range living {
+		if n := len(pods); owner != "" && n > wanted {
+			wrong = append(wrong, fmt.Errorf("replica set %s has %d pods, wanted are %d: %s", owner, n, wanted, summary(pods)))
 		}
 	}
 	return errors.Join(wrong...)

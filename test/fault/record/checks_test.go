@@ -212,6 +212,7 @@ func TestCheckPods(t *testing.T) {
 	good := []Event{
 		pod(watch.Added, "a-1", "a", "", 1), pod(watch.Modified, "a-1", "a", "n1", 2), pod(watch.Added, "a-2", "a", "", 3),
 		pod(watch.Deleted, "a-1", "a", "n1", 4), pod(watch.Added, "a-3", "a", "", 5), pod(watch.Added, "b-1", "b", "", 6),
+		pod(watch.Added, "a-5", "a", "", 6), pod(watch.Deleted, "a-5", "a", "", 6), // one too many for a moment
 	}
 	if err := CheckPods(good, 2); err != nil {
 		t.Error(err)
