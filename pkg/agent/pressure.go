@@ -14,7 +14,7 @@ import (
 // signals are those of the kubelet that a node is judged by.
 var signals = []string{"memory.available", "nodefs.available", "nodefs.inodesFree", "pid.available"}
 
-// DefaultThresholds are the kubelet's.
+// DefaultThresholds are the kubelet's, but for those of images' file system, which isn't looked at.
 const DefaultThresholds = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%"
 
 // A Threshold is what has to be left of something: an amount, or a share of all

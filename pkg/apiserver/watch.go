@@ -186,6 +186,7 @@ type document struct {
 	whole  bool
 }
 
+// document is the event's object; what it points to is not to be changed.
 func (f *framer) document(e *store.Event) (d document, err error) {
 	switch {
 	case f.table != nil:

@@ -108,6 +108,7 @@ func (s *scenario) works(c *record.Churn, since time.Time, what string) {
 // Promised: another works within five seconds, or one after a clean stop.
 func killedLeader(s *scenario, component string) {
 	c, done := s.churn()
+	c.Undisturbed = true
 	for _, signal := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGKILL, unix.SIGTERM} {
 		p := s.process(s.leader(locks[component]), component)
 		pid, at := p.Pid(), time.Now()
@@ -126,6 +127,7 @@ func frozenLeader(s *scenario, component string) {
 		frozen = 30 * time.Second
 	}
 	c, done := s.churn()
+	c.Undisturbed = true
 	lock := locks[component]
 	p := s.process(s.leader(lock), component)
 	pid, epoch, at := p.Pid(), s.epoch(lock), time.Now()

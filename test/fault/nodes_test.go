@@ -190,7 +190,7 @@ func (s *scenario) replacedPods(watcher *record.Watcher, worker string, at time.
 			s.Errorf("pod %s was deleted %v after its node was lost", e.Object.GetName(), e.At.Sub(at))
 		}
 	}
-	if err := record.CheckPods(watcher.Events(), 4); err != nil {
+	if err := record.CheckPods(watcher.Events(), 4, true); err != nil {
 		s.Error(err)
 	}
 }

@@ -52,9 +52,10 @@ func CheckWatch(operations []Operation, events []Event) error {
 }
 
 // CheckPods looks at the events of a namespace's pods: each is bound once, and no
-// replica set is left with more pods than it wants. For a moment it may have: a controller that never got the answer to
+// replica set is left with more pods than it wants. It never has more, as it would if two controllers worked, where the
+// apiservers were undisturbed. Else it may for a moment: a controller that never got the answer to
 // a creation creates another pod, in Kubernetes as well, and takes one away when it sees both.
-func CheckPods(events []Event, wanted int) error {
+func CheckPods(events []Event, wanted int, undisturbed bool) error {
 	nodes := map[string]string{}            // by uid
 	living := map[string]map[string]Event{} // by owner and uid
 	var wrong []error
@@ -73,13 +74,21 @@ func CheckPods(events []Event, wanted int) error {
 			continue
 		}
 		living[owner][uid] = e
-	}
-	for owner, pods := range living {
-		if n := len(pods); owner != "" && n > wanted {
-			wrong = append(wrong, fmt.Errorf("replica set %s has %d pods, wanted are %d: %s", owner, n, wanted, summary(pods)))
+		if undisturbed && e.Type == watch.Added {
+			wrong = append(wrong, tooMany(owner, living[owner], wanted))
 		}
 	}
+	for owner, pods := range living {
+		wrong = append(wrong, tooMany(owner, pods, wanted))
+	}
 	return errors.Join(wrong...)
+}
+
+func tooMany(owner string, pods map[string]Event, wanted int) error {
+	if owner == "" || len(pods) <= wanted {
+		return nil
+	}
+	return fmt.Errorf("replica set %s has %d pods, wanted are %d: %s", owner, len(pods), wanted, summary(pods))
 }
 
 func summary(pods map[string]Event) string {

@@ -214,15 +214,18 @@ func TestCheckPods(t *testing.T) {
 		pod(watch.Deleted, "a-1", "a", "n1", 4), pod(watch.Added, "a-3", "a", "", 5), pod(watch.Added, "b-1", "b", "", 6),
 		pod(watch.Added, "a-5", "a", "", 6), pod(watch.Deleted, "a-5", "a", "", 6), // one too many for a moment
 	}
-	if err := CheckPods(good, 2); err != nil {
+	if err := CheckPods(good, 2, false); err != nil {
 		t.Error(err)
+	}
+	if CheckPods(good, 2, true) == nil {
+		t.Error("one too many for a moment: not found")
 	}
 	for what, bad := range map[string]Event{
 		"one pod too many": pod(watch.Added, "a-4", "a", "", 7),
 		"bound elsewhere":  pod(watch.Deleted, "a-1", "a", "n2", 7),
 		"unbound":          pod(watch.Modified, "a-1", "a", "", 7),
 	} {
-		if CheckPods(append(slices.Clone(good), bad), 2) == nil {
+		if CheckPods(append(slices.Clone(good), bad), 2, false) == nil {
 			t.Errorf("%s: not found", what)
 		}
 	}

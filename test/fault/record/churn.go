@@ -20,6 +20,9 @@ import (
 // one after the other, whose pods fit only a node that has no agent, so that
 // they are created and bound and cost nothing else.
 type Churn struct {
+	// Undisturbed apiservers let no set ever have too many pods: see [CheckPods].
+	Undisturbed bool
+
 	client    kubernetes.Interface
 	namespace string
 	node      string
@@ -123,7 +126,7 @@ func (c *Churn) Stop(ctx context.Context) error {
 	c.stop()
 	<-c.done
 	wait := c.pods.Wait(ctx, "all pods are bound", c.complete)
-	wrong := []error{wait, CheckPods(c.pods.Events(), ChurnReplicas), c.pods.Stop()}
+	wrong := []error{wait, CheckPods(c.pods.Events(), ChurnReplicas, c.Undisturbed), c.pods.Stop()}
 	if err := c.client.CoreV1().Nodes().Delete(ctx, c.node, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		wrong = append(wrong, err)
 	}
